@@ -1,0 +1,139 @@
+//! Parquet footers: read once per file identity, kept in a bounded cache, and given to the scan.
+//!
+//! DataFusion's own cache compares size and time only, and its keys do not tell stores apart; this one asks for the whole
+//! identity. It also keeps the source of an error, which DataFusion's reader turns into text.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReaderFactory};
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
+use datafusion::parquet::arrow::async_reader::AsyncFileReader;
+use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
+use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+
+use crate::cache::Cache;
+use crate::error::Error;
+use crate::pinned::{FileId, PinnedStore};
+
+/// Footers by file identity.
+#[derive(Debug)]
+pub(crate) struct Footers {
+    cache: Cache<FileId, Footer>,
+}
+
+#[derive(Debug, Clone)]
+struct Footer {
+    metadata: Arc<ParquetMetaData>,
+    /// Page indexes were asked for, and are there if the file has any.
+    with_pages: bool,
+}
+
+impl Footers {
+    pub(crate) fn new(budget: usize) -> Self {
+        Self { cache: Cache::new(budget) }
+    }
+
+    /// The footer of a file of `store`, with page indexes if `pages` asks for them.
+    pub(crate) async fn get(
+        &self,
+        store: &Arc<PinnedStore>,
+        meta: &ObjectMeta,
+        pages: PageIndexPolicy,
+        size_hint: Option<usize>,
+    ) -> Result<Arc<ParquetMetaData>, DataFusionError> {
+        let file = store.file(&meta.location)?.clone();
+        let wants_pages = pages != PageIndexPolicy::Skip;
+        if let Some(footer) = self.cache.get(&file.id)
+            && (footer.with_pages || !wants_pages)
+        {
+            return Ok(footer.metadata);
+        }
+        let store: &dyn ObjectStore = store.as_ref();
+        let metadata = DFParquetMetadata::new(store, meta)
+            .with_metadata_size_hint(size_hint)
+            .with_page_index_policy(Some(pages))
+            .fetch_metadata()
+            .await?;
+        let footer = Footer { metadata: metadata.clone(), with_pages: wants_pages };
+        self.cache.insert(file.id.clone(), footer, metadata.memory_size());
+        Ok(metadata)
+    }
+}
+
+/// Opens the files of one snapshot for the Parquet scan.
+#[derive(Debug)]
+pub(crate) struct Readers {
+    pub(crate) store: Arc<PinnedStore>,
+    pub(crate) footers: Arc<Footers>,
+}
+
+impl ParquetFileReaderFactory for Readers {
+    fn create_reader(
+        &self,
+        partition_index: usize,
+        file: PartitionedFile,
+        size_hint: Option<usize>,
+        metrics: &ExecutionPlanMetricsSet,
+    ) -> DfResult<Box<dyn AsyncFileReader + Send>> {
+        let metrics = ParquetFileMetrics::new(partition_index, file.object_meta.location.as_ref(), metrics);
+        let (store, footers) = (self.store.clone(), self.footers.clone());
+        Ok(Box::new(Reader { store, footers, meta: file.object_meta, size_hint, metrics }))
+    }
+}
+
+struct Reader {
+    store: Arc<PinnedStore>,
+    footers: Arc<Footers>,
+    meta: ObjectMeta,
+    size_hint: Option<usize>,
+    metrics: ParquetFileMetrics,
+}
+
+impl Reader {
+    fn named(&self, source: DataFusionError) -> ParquetError {
+        let file = self.store.display(&self.meta.location);
+        ParquetError::External(Box::new(Error::reading(self.store.table(), &file, String::new(), source)))
+    }
+}
+
+impl AsyncFileReader for Reader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        self.metrics.bytes_scanned.add(usize::try_from(range.end - range.start).unwrap_or_default());
+        async move { self.store.get_range(&self.meta.location, range).await.map_err(|e| self.named(e.into())) }.boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
+        let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
+        self.metrics.bytes_scanned.add(usize::try_from(bytes).unwrap_or_default());
+        async move { self.store.get_ranges(&self.meta.location, &ranges).await.map_err(|e| self.named(e.into())) }
+            .boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        options: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
+        let pages = options.map_or(PageIndexPolicy::Skip, |options| options.column_index_policy());
+        async move {
+            let footer = self.footers.get(&self.store, &self.meta, pages, self.size_hint).await;
+            footer.map_err(|e| self.named(e))
+        }
+        .boxed()
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.metrics.scan_efficiency_ratio.add_part(self.metrics.bytes_scanned.value());
+        self.metrics.scan_efficiency_ratio.set_total(usize::try_from(self.meta.size).unwrap_or_default());
+    }
+}

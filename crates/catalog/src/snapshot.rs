@@ -1,0 +1,421 @@
+//! A table as it was when a query resolved its name: one list of files, one schema, exact statistics where there are any.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::sync::Arc;
+
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
+use datafusion::datasource::physical_plan::parquet::transform_schema_to_view;
+use datafusion::datasource::table_schema::TableSchema;
+use datafusion::error::{DataFusionError, Result as DfResult};
+use datafusion::execution::object_store::ObjectStoreUrl;
+use datafusion::parquet::arrow::parquet_to_arrow_schema;
+use datafusion::parquet::file::metadata::PageIndexPolicy;
+use futures::{StreamExt, TryStreamExt};
+use object_store::ObjectMeta;
+use object_store::path::Path;
+use tokio::runtime::Handle;
+
+use crate::cache::Cache;
+use crate::config::{Compression, Format, TableConfig};
+use crate::definition::{Definition, Member};
+use crate::error::Error;
+use crate::files::join;
+use crate::footers::Footers;
+use crate::formats::{FileName, Text, split_compression};
+use crate::partitions::Partitions;
+use crate::pinned::{FileId, PinnedFile, PinnedStore, Registry};
+use crate::source::{Layout, Shared};
+use crate::table::FilesTable;
+use crate::{schema, text, types};
+
+/// Files whose beginnings or footers are read at the same time for one table.
+const READS_MAX: usize = 32;
+
+/// Identifies what a snapshot reads: a hash of the table's definition and of each file's path, size, time, tag and version.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SnapshotId(pub u64);
+
+/// A table as it was when a query resolved its name. Cheap to clone; all clones read the same files.
+#[derive(Clone)]
+pub struct Snapshot {
+    inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) id: SnapshotId,
+    pub(crate) table: String,
+    pub(crate) table_schema: TableSchema,
+    pub(crate) files: Vec<PartitionedFile>,
+    pub(crate) statistics: Statistics,
+    /// Values of the partition columns, one row per file; `None` without such columns.
+    pub(crate) partitions: Option<RecordBatch>,
+    pub(crate) url: ObjectStoreUrl,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) footers: Arc<Footers>,
+}
+
+impl Snapshot {
+    /// Equal ids read equal rows, so this can be part of the key of a cache of results.
+    pub fn id(&self) -> SnapshotId {
+        self.inner.id
+    }
+
+    /// `schema.name` of the table.
+    pub fn table(&self) -> &str {
+        &self.inner.table
+    }
+
+    /// Columns of the files, then partition columns.
+    pub fn schema(&self) -> SchemaRef {
+        self.inner.table_schema.table_schema().clone()
+    }
+
+    /// Statistics over all files; exact for Parquet.
+    pub fn statistics(&self) -> &Statistics {
+        &self.inner.statistics
+    }
+
+    /// Number of files.
+    pub fn files(&self) -> usize {
+        self.inner.files.len()
+    }
+
+    /// Bytes of all files, as stored.
+    pub fn bytes(&self) -> u64 {
+        self.inner.files.iter().map(|file| file.object_meta.size).sum()
+    }
+
+    /// The table for DataFusion. Plans made from it keep the snapshot's files pinned until they are dropped.
+    pub fn provider(&self) -> Arc<dyn TableProvider> {
+        Arc::new(FilesTable::new(self.inner.clone()))
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { inner } = self;
+        f.debug_struct("Snapshot")
+            .field("table", &inner.table)
+            .field("id", &format_args!("{:016x}", inner.id.0))
+            .field("files", &inner.files.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What is known about one file, however its table is queried.
+#[derive(Debug)]
+pub(crate) struct Facts {
+    schema: SchemaRef,
+    quoted_newlines: bool,
+    /// Over the columns of `schema`.
+    statistics: Option<Statistics>,
+}
+
+/// What snapshots are made with; shared by all tables.
+#[derive(Debug)]
+pub(crate) struct Workshop {
+    pub(crate) io: Handle,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) footers: Arc<Footers>,
+    /// By file and by the options that it is read with.
+    pub(crate) facts: Cache<(FileId, u64), Arc<Facts>>,
+}
+
+/// The id that a snapshot of these files will have.
+pub(crate) fn id_of(definition: &Definition, members: &[Member]) -> SnapshotId {
+    let mut hash = DefaultHasher::new();
+    (&definition.schema, &definition.name, &definition.config).hash(&mut hash);
+    for member in members {
+        (member.root.id, &member.entry).hash(&mut hash);
+    }
+    SnapshotId(hash.finish())
+}
+
+impl Workshop {
+    /// Pins `members` and finds out what is in them, as far as that is not known from before.
+    pub(crate) async fn snapshot(
+        &self,
+        definition: &Definition,
+        format: Format,
+        members: Vec<Member>,
+        reads_max: usize,
+    ) -> Result<Snapshot, Error> {
+        let id = id_of(definition, &members);
+        let table = definition.table();
+        let config = &definition.config;
+        let invalid = |problem: String| Error::Table { table: table.clone(), problem };
+        let text = Text::new(config).map_err(invalid)?;
+        let several_roots = members.windows(2).any(|pair| pair[0].root.id != pair[1].root.id);
+        let mut pinned = HashMap::with_capacity(members.len());
+        let mut files = Vec::with_capacity(members.len());
+        for member in &members {
+            let id = FileId { root: member.root.id, entry: member.entry.clone() };
+            let file = Arc::new(PinnedFile { root: member.root.clone(), id });
+            let path = exposed(member, several_roots);
+            if pinned.insert(path.clone(), file.clone()).is_some() {
+                return Err(invalid(format!("file {} is there twice", file.display())));
+            }
+            files.push((path, file));
+        }
+        let store = PinnedStore::new(table.clone(), pinned, self.io.clone(), &self.registry);
+        let facts = self.facts(&store, &files, format, config, &text, reads_max.clamp(1, READS_MAX)).await?;
+
+        let paths: Vec<&str> = members.iter().map(|member| member.path.as_str()).collect();
+        let partitions = Partitions::new(&paths, &config.partition_columns).map_err(invalid)?;
+        let hidden: Vec<String> = partitions.fields.iter().map(|field| field.name().clone()).collect();
+        let guessed = matches!(format, Format::Csv | Format::Json);
+        let file_schema = Arc::new(self.file_schema(&table, config, &files, &facts, guessed, &hidden)?);
+        let table_schema =
+            TableSchema::builder(file_schema.clone()).with_table_partition_cols(partitions.fields.clone()).build();
+
+        let splits = match format {
+            Format::Csv => text.newlines_in_values != Some(true) && !facts.iter().any(|facts| facts.quoted_newlines),
+            Format::Json | Format::Arrow | Format::Parquet => true,
+            Format::Avro => false,
+        };
+        let mut interned = Layouts::default();
+        let mut scanned = Vec::with_capacity(files.len());
+        for (((path, file), facts), values) in files.iter().zip(&facts).zip(partitions.values.iter()) {
+            let mut scan = PartitionedFile::new_from_meta(meta(path, file));
+            scan.statistics = Some(Arc::new(interned.statistics(facts, file.id.entry.size, &file_schema, values)));
+            scan.partition_values = values.clone();
+            if format != Format::Parquet {
+                scan.extensions.insert_arc(interned.layout(facts, compression(config, file)));
+            }
+            scanned.push(scan);
+        }
+        let all_compressed = files.iter().all(|(_, file)| compression(config, file) != Compression::None);
+        let broken = |e: DataFusionError| Error::Internal { what: format!("table {table:?}: {e}") };
+        let statistics = merged(&scanned, table_schema.table_schema()).map_err(broken)?;
+        let partitions = partition_rows(&partitions).map_err(broken)?;
+        let url = store.url().map_err(broken)?;
+        let shared = Arc::new(Shared { store, format, text, splits: splits && !(all_compressed && guessed) });
+        let footers = self.footers.clone();
+        let inner = Inner { id, table, table_schema, files: scanned, statistics, partitions, url, shared, footers };
+        Ok(Snapshot { inner: Arc::new(inner) })
+    }
+
+    /// What is known about each file, in their order.
+    async fn facts(
+        &self,
+        store: &Arc<PinnedStore>,
+        files: &[(Path, Arc<PinnedFile>)],
+        format: Format,
+        config: &TableConfig,
+        text: &Text,
+        reads_max: usize,
+    ) -> Result<Vec<Arc<Facts>>, Error> {
+        let mut options = DefaultHasher::new();
+        (format, config).hash(&mut options);
+        let options = options.finish();
+        let known: Vec<_> = files.iter().map(|(_, file)| self.facts.get(&(file.id.clone(), options))).collect();
+        let reads = files.iter().zip(known).map(|((path, file), known)| async move {
+            if let Some(known) = known {
+                return Ok(known);
+            }
+            let facts = self
+                .look(store, path, file, format, config, text)
+                .await
+                .map_err(|e| Error::reading(store.table(), &file.display(), String::new(), e))?;
+            let facts = Arc::new(facts);
+            // Roughly what a field and the statistics of a column take.
+            let weight = 512 + facts.schema.fields().len() * 512;
+            self.facts.insert((file.id.clone(), options), facts.clone(), weight);
+            Ok(facts)
+        });
+        // Collected first: a lazy chain of borrowing futures is more than the compiler can prove to be `Send`.
+        let reads: Vec<_> = reads.collect();
+        futures::stream::iter(reads).buffered(reads_max).try_collect().await
+    }
+
+    /// Reads the footer of a file, or its beginning.
+    async fn look(
+        &self,
+        store: &Arc<PinnedStore>,
+        path: &Path,
+        file: &Arc<PinnedFile>,
+        format: Format,
+        config: &TableConfig,
+        text: &Text,
+    ) -> DfResult<Facts> {
+        let meta = meta(path, file);
+        let plain = |schema: SchemaRef| Facts { schema, quoted_newlines: false, statistics: None };
+        match format {
+            Format::Parquet => {
+                let footer = self.footers.get(store, &meta, PageIndexPolicy::Skip, None).await?;
+                let file = footer.file_metadata();
+                let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())?;
+                // The writer's notes on the schema differ from file to file and say nothing about the columns.
+                let schema = transform_schema_to_view(&schema.with_metadata(HashMap::new()));
+                let schema = Arc::new(schema);
+                let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &schema)?;
+                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics) })
+            }
+            Format::Csv | Format::Json => {
+                let compression = compression(config, file);
+                let name = file_name(file);
+                let guess = text::guess(store, path, name, format, compression, text).await?;
+                let schema = match format {
+                    Format::Csv if !text.header && !config.columns.is_empty() => by_place(&guess.schema, config),
+                    _ => guess.schema,
+                };
+                Ok(Facts { schema: Arc::new(schema), quoted_newlines: guess.quoted_newlines, statistics: None })
+            }
+            Format::Arrow => Ok(plain(crate::ipc::schema(store, path, meta.size).await?)),
+            Format::Avro => {
+                let store = store.clone() as Arc<dyn object_store::ObjectStore>;
+                Ok(plain(crate::avro::schema(&store, path).await?))
+            }
+        }
+    }
+
+    fn file_schema(
+        &self,
+        table: &str,
+        config: &TableConfig,
+        files: &[(Path, Arc<PinnedFile>)],
+        facts: &[Arc<Facts>],
+        guessed: bool,
+        hidden: &[String],
+    ) -> Result<Schema, Error> {
+        let names: Vec<_> = files.iter().map(|(_, file)| move || file.display()).collect();
+        if config.columns.is_empty() {
+            let files = names.iter().map(|name| name as &dyn Fn() -> String).zip(facts.iter().map(|f| &f.schema));
+            return schema::union(table, files, guessed, hidden);
+        }
+        let declared = config.columns.iter().map(|column| {
+            let data_type = types::parse(&column.data_type);
+            data_type.map(|data_type| Field::new(&column.name, data_type, true))
+        });
+        let declared = declared.collect::<Result<Vec<_>, _>>();
+        let declared = declared.map_err(|problem| Error::Table { table: table.to_owned(), problem })?;
+        let declared = Schema::new(declared);
+        if !guessed {
+            for (name, facts) in names.iter().zip(facts) {
+                schema::fits(table, &declared, name, &facts.schema)?;
+            }
+        }
+        Ok(declared)
+    }
+}
+
+/// The path under which plans see a file: below its root, and with the root's number when there are several.
+fn exposed(member: &Member, several_roots: bool) -> Path {
+    let rel = if member.entry.rel.is_empty() { member.root.name() } else { &member.entry.rel };
+    let base = if several_roots { Path::from(member.root.id.to_string()) } else { Path::default() };
+    join(&base, rel)
+}
+
+fn meta(path: &Path, file: &PinnedFile) -> ObjectMeta {
+    let entry = &file.id.entry;
+    ObjectMeta {
+        location: path.clone(),
+        last_modified: entry.modified,
+        size: entry.size,
+        e_tag: entry.etag.clone(),
+        version: entry.version.clone(),
+    }
+}
+
+fn file_name(file: &PinnedFile) -> &str {
+    let entry = &file.id.entry;
+    if entry.rel.is_empty() { file.root.name() } else { entry.name() }
+}
+
+fn compression(config: &TableConfig, file: &PinnedFile) -> Compression {
+    let name = file_name(file);
+    let of_name = || FileName::parse(name).map_or_else(|| split_compression(name).1, |name| name.compression);
+    config.compression.unwrap_or_else(of_name)
+}
+
+/// A file without a header line: the declared columns, in their order, as far as the file has columns.
+fn by_place(schema: &Schema, config: &TableConfig) -> Schema {
+    let fields = schema.fields().iter().enumerate().map(|(at, field)| match config.columns.get(at) {
+        Some(column) => field.as_ref().clone().with_name(&column.name),
+        None => field.as_ref().clone(),
+    });
+    Schema::new(fields.collect::<Vec<_>>())
+}
+
+/// Statistics over all `files`.
+pub(crate) fn merged(files: &[PartitionedFile], schema: &SchemaRef) -> DfResult<Statistics> {
+    Statistics::try_merge_iter(files.iter().filter_map(|file| file.statistics.as_deref()), schema)
+}
+
+fn partition_rows(partitions: &Partitions) -> DfResult<Option<RecordBatch>> {
+    if partitions.fields.is_empty() || partitions.values.is_empty() {
+        return Ok(None);
+    }
+    let column = |at: usize| ScalarValue::iter_to_array(partitions.values.iter().map(|values| values[at].clone()));
+    let columns = (0..partitions.fields.len()).map(column).collect::<DfResult<Vec<ArrayRef>>>()?;
+    Ok(Some(RecordBatch::try_new(Arc::new(Schema::new(partitions.fields.clone())), columns)?))
+}
+
+/// Layouts and column orders, made once for all files that are alike.
+#[derive(Default)]
+struct Layouts {
+    schemas: HashSet<SchemaRef>,
+    layouts: HashMap<(usize, Compression), Arc<Layout>>,
+    /// For each schema, where the table's columns are in it; by its address.
+    places: HashMap<usize, Vec<Option<usize>>>,
+}
+
+impl Layouts {
+    fn schema(&mut self, schema: &SchemaRef) -> SchemaRef {
+        match self.schemas.get(schema.as_ref()) {
+            Some(known) => known.clone(),
+            None => {
+                self.schemas.insert(schema.clone());
+                schema.clone()
+            }
+        }
+    }
+
+    fn layout(&mut self, facts: &Facts, compression: Compression) -> Arc<Layout> {
+        let physical = self.schema(&facts.schema);
+        let key = (Arc::as_ptr(&physical) as usize, compression);
+        self.layouts.entry(key).or_insert_with(|| Arc::new(Layout { physical, compression })).clone()
+    }
+
+    /// Statistics of one file over the table's columns.
+    fn statistics(&mut self, facts: &Facts, size: u64, table: &SchemaRef, partition: &[ScalarValue]) -> Statistics {
+        let physical = self.schema(&facts.schema);
+        let places = self
+            .places
+            .entry(Arc::as_ptr(&physical) as usize)
+            .or_insert_with(|| table.fields().iter().map(|field| physical.index_of(field.name()).ok()).collect());
+        let known = facts.statistics.as_ref();
+        let rows = known.map_or(Precision::Absent, |known| known.num_rows);
+        let file_columns = table.fields().iter().zip(places).map(|(field, place)| match (place, known) {
+            // Nothing is known of a value that is cast when it is read.
+            (Some(at), Some(known)) if physical.field(*at).data_type() == field.data_type() => {
+                known.column_statistics[*at].clone()
+            }
+            (None, _) => ColumnStatistics::new_unknown().with_null_count(rows),
+            _ => ColumnStatistics::new_unknown(),
+        });
+        let partition_columns = partition.iter().map(|value| match value.is_null() {
+            true => ColumnStatistics::new_unknown().with_null_count(rows),
+            false => ColumnStatistics::new_unknown()
+                .with_null_count(Precision::Exact(0))
+                .with_min_value(Precision::Exact(value.clone()))
+                .with_max_value(Precision::Exact(value.clone())),
+        });
+        let bytes = known.map_or(Precision::Absent, |known| known.total_byte_size);
+        Statistics {
+            num_rows: rows,
+            total_byte_size: match bytes {
+                Precision::Absent => Precision::Inexact(usize::try_from(size).unwrap_or(usize::MAX)),
+                known => known,
+            },
+            column_statistics: file_columns.chain(partition_columns).collect(),
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! A snapshot as a table of DataFusion.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::arrow::array::{AsArray, BooleanArray};
+use datafusion::arrow::compute::kernels::boolean::and_kleene;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::stats::Precision;
+use datafusion::common::{DFSchema, Statistics};
+use datafusion::config::TableParquetOptions;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::error::Result as DfResult;
+use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+
+use crate::config::Format;
+use crate::footers::Readers;
+use crate::snapshot::{Inner, merged};
+use crate::source::FilesSource;
+
+/// The table over the pinned files of one snapshot.
+pub(crate) struct FilesTable {
+    snapshot: Arc<Inner>,
+}
+
+impl FilesTable {
+    pub(crate) fn new(snapshot: Arc<Inner>) -> Self {
+        Self { snapshot }
+    }
+
+    /// Whether a filter speaks of partition columns alone, so that it can be answered for a file without opening it.
+    fn is_of_partitions(&self, filter: &Expr) -> bool {
+        let fields = self.snapshot.table_schema.table_partition_cols();
+        let names: Vec<&str> = fields.iter().map(|field| field.name().as_str()).collect();
+        // A filter without columns is left to the plan.
+        !names.is_empty() && !filter.column_refs().is_empty() && expr_applicable_for_cols(&names, filter)
+    }
+
+    /// The files whose partition values pass all `filters`.
+    fn select(&self, session: &dyn Session, filters: &[&Expr]) -> DfResult<Vec<PartitionedFile>> {
+        let files = &self.snapshot.files;
+        let Some(rows) = self.snapshot.partitions.as_ref().filter(|_| !filters.is_empty()) else {
+            return Ok(files.clone());
+        };
+        let schema = DFSchema::try_from(rows.schema())?;
+        let mut keep = BooleanArray::from(vec![true; rows.num_rows()]);
+        for filter in filters {
+            let passes = session.create_physical_expr((*filter).clone(), &schema)?.evaluate(rows)?;
+            keep = and_kleene(&keep, passes.into_array(rows.num_rows())?.as_boolean())?;
+        }
+        let kept = files.iter().zip(keep.iter()).filter(|(_, keep)| *keep == Some(true));
+        Ok(kept.map(|(file, _)| file.clone()).collect())
+    }
+
+    fn source(&self, session: &dyn Session) -> Arc<dyn FileSource> {
+        let snapshot = &self.snapshot;
+        if snapshot.shared.format != Format::Parquet {
+            return Arc::new(FilesSource::new(snapshot.shared.clone(), snapshot.table_schema.clone()));
+        }
+        let options = &session.config_options().execution.parquet;
+        let readers = Readers { store: snapshot.shared.store.clone(), footers: snapshot.footers.clone() };
+        let mut source = ParquetSource::new(snapshot.table_schema.clone())
+            .with_table_parquet_options(TableParquetOptions {
+                global: options.clone(),
+                ..TableParquetOptions::default()
+            })
+            .with_parquet_file_reader_factory(Arc::new(readers));
+        if let Some(hint) = options.metadata_size_hint {
+            source = source.with_metadata_size_hint(hint);
+        }
+        Arc::new(source)
+    }
+}
+
+impl std::fmt::Debug for FilesTable {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "FilesTable({}, {} files)", self.snapshot.table, self.snapshot.files.len())
+    }
+}
+
+#[async_trait]
+impl TableProvider for FilesTable {
+    fn schema(&self) -> SchemaRef {
+        self.snapshot.table_schema.table_schema().clone()
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn statistics(&self) -> Option<Statistics> {
+        Some(self.snapshot.statistics.clone())
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        let answer = |filter: &&Expr| match self.is_of_partitions(filter) {
+            true => TableProviderFilterPushDown::Exact,
+            false => TableProviderFilterPushDown::Inexact,
+        };
+        Ok(filters.iter().map(answer).collect())
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let (of_partitions, others): (Vec<&Expr>, Vec<&Expr>) =
+            filters.iter().partition(|filter| self.is_of_partitions(filter));
+        let mut files = self.select(session, &of_partitions)?;
+        let mut statistics = match files.len() == self.snapshot.files.len() {
+            true => self.snapshot.statistics.clone(),
+            false => merged(&files, self.snapshot.table_schema.table_schema())?,
+        };
+        if let Some(limit) = limit.filter(|_| others.is_empty())
+            && let Some(enough) = files_for(&files, limit)
+            && enough < files.len()
+        {
+            files.truncate(enough);
+            statistics = merged(&files, self.snapshot.table_schema.table_schema())?.to_inexact();
+        }
+        if files.is_empty() {
+            let schema = self.schema();
+            let schema = projection.map_or(Ok(schema.clone()), |columns| schema.project(columns).map(Arc::new))?;
+            return Ok(Arc::new(EmptyExec::new(schema)));
+        }
+        let groups = FileGroup::new(files).split_files(session.config().target_partitions().max(1));
+        let config = FileScanConfigBuilder::new(self.snapshot.url.clone(), self.source(session))
+            .with_file_groups(groups)
+            .with_statistics(statistics)
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
+}
+
+/// How many of the first files hold `limit` rows, if their row counts are exact.
+fn files_for(files: &[PartitionedFile], limit: usize) -> Option<usize> {
+    let mut rows = 0_usize;
+    for (at, file) in files.iter().enumerate() {
+        if rows >= limit {
+            return Some(at);
+        }
+        let Precision::Exact(own) = file.statistics.as_ref()?.num_rows else { return None };
+        rows = rows.saturating_add(own);
+    }
+    Some(files.len())
+}

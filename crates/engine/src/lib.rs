@@ -1,0 +1,48 @@
+//! The life of one query: plan, run, stream, cancel, and one log line at its end.
+//!
+//! Never: a gRPC status, a protobuf message, or a byte on a socket (that is `flight`); a path or an
+//! object store (that is `catalog`).
+//!
+//! | module | its story |
+//! |---|---|
+//! | [`engine`](Engine) | the parts of the engine and what callers ask of it |
+//! | `plan` | SQL text and pinned tables -> a [`Planned`] query |
+//! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
+//! | `bridge` | the byte-bounded channel between the two runtimes |
+//! | `query` | what is known of a query while it runs; its log line |
+//! | `sql` | text limits, placeholders, which statements are allowed |
+//! | `settings` | what a session may change, and the checks |
+//! | `session`, `prepared` | the only state kept for a client, bounded and expiring |
+//! | `memory` | the shared memory pool, and where its limit comes from |
+//! | `names` | pinned tables as the catalog DataFusion plans against |
+
+mod bridge;
+mod config;
+mod engine;
+mod error;
+mod expiring;
+mod memory;
+mod names;
+mod params;
+mod plan;
+mod prepared;
+mod query;
+mod run;
+mod runtime;
+mod session;
+mod settings;
+mod sql;
+mod substrait;
+
+pub use bridge::Weight;
+pub use updraft_catalog::{CATALOG, SCHEMA};
+pub use config::{Config, MemoryPoolKind, Partitions};
+pub use engine::{CancelOutcome, Engine, FunctionNames, TableDescription};
+pub use error::{Error, ErrorKind};
+pub use plan::{Planned, Statement};
+pub use prepared::{Parameter, Prepared, PreparedHandle};
+pub use query::QueryId;
+pub use run::{Part, QueryStream};
+pub use substrait::substrait_version;
+pub use session::{Session, SessionId};
+pub use settings::{SettingSpec, Settings};

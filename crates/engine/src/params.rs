@@ -1,0 +1,96 @@
+//! Bound parameters: rows of an Arrow batch to the values of placeholders.
+
+use std::collections::HashMap;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::DataType;
+use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::common::{ParamValues, ScalarValue};
+
+use crate::error::Error;
+use crate::sql::Placeholders;
+
+/// The type DataFusion inferred for each placeholder id, where it could.
+pub(crate) type Types = HashMap<String, Option<DataType>>;
+
+/// The values of row `row` of `batch` for `placeholders`: by column name where both are named, by
+/// position otherwise. Values are cast to the inferred type.
+///
+/// # Errors
+/// `Invalid` for a wrong number of columns, a missing name, or a value its type cannot hold.
+pub(crate) fn values(
+    placeholders: &Placeholders,
+    types: &Types,
+    batch: &RecordBatch,
+    row: usize,
+) -> Result<ParamValues, Error> {
+    let mut scalars = Vec::with_capacity(placeholders.ids.len());
+    for (id, column) in placeholders.ids.iter().zip(columns(placeholders, batch)?) {
+        let array = batch.column(column);
+        let mut value = ScalarValue::try_from_array(array, row)?;
+        if let Some(Some(wanted)) = types.get(id)
+            && value.data_type() != *wanted
+        {
+            value = cast(&value, wanted).map_err(|reason| {
+                let shown = id.trim_start_matches('$');
+                let given = array.data_type();
+                Error::Invalid(format!("parameter {shown} is {given} and does not fit {wanted}: {reason}"))
+            })?;
+        }
+        scalars.push(ScalarAndMetadata::from(value));
+    }
+    Ok(if placeholders.named {
+        let names = placeholders.ids.iter().map(|id| id[1..].to_owned());
+        ParamValues::Map(names.zip(scalars).collect())
+    } else {
+        ParamValues::List(scalars)
+    })
+}
+
+/// NULLs of `unknown` for the placeholders whose type is not known: enough to derive a schema.
+pub(crate) fn nulls(placeholders: &Placeholders, types: &Types, unknown: &DataType) -> Result<ParamValues, Error> {
+    let mut scalars = Vec::with_capacity(placeholders.ids.len());
+    for id in &placeholders.ids {
+        let data_type = types.get(id).cloned().flatten().unwrap_or_else(|| unknown.clone());
+        scalars.push(ScalarAndMetadata::from(ScalarValue::try_from(&data_type)?));
+    }
+    Ok(if placeholders.named {
+        let names = placeholders.ids.iter().map(|id| id[1..].to_owned());
+        ParamValues::Map(names.zip(scalars).collect())
+    } else {
+        ParamValues::List(scalars)
+    })
+}
+
+/// Checks that `batch` has a value for every placeholder.
+///
+/// # Errors
+/// `Invalid`, with both numbers or the missing name.
+pub(crate) fn columns(placeholders: &Placeholders, batch: &RecordBatch) -> Result<Vec<usize>, Error> {
+    let wanted = placeholders.ids.len();
+    let given = batch.num_columns();
+    if placeholders.named {
+        let schema = batch.schema_ref();
+        let by_name: Option<Vec<_>> = placeholders
+            .ids
+            .iter()
+            .map(|id| {
+                let bare = &id[1..];
+                schema.fields().iter().position(|field| field.name().trim_start_matches(['$', ':', '@']) == bare)
+            })
+            .collect();
+        if let Some(columns) = by_name {
+            return Ok(columns);
+        }
+    }
+    if given != wanted {
+        let names = placeholders.ids.join(", ");
+        return Err(Error::Invalid(format!("the statement has {wanted} parameters ({names}), {given} were bound")));
+    }
+    Ok((0..wanted).collect())
+}
+
+fn cast(value: &ScalarValue, wanted: &DataType) -> Result<ScalarValue, String> {
+    let options = datafusion::arrow::compute::CastOptions { safe: false, ..Default::default() };
+    value.cast_to_with_options(wanted, &options).map_err(|error| error.strip_backtrace())
+}

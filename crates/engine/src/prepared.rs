@@ -1,0 +1,162 @@
+//! Prepared statements: parsed and planned once, bound and run many times.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use parking_lot::Mutex;
+use updraft_auth::Principal;
+use uuid::Uuid;
+
+use crate::config::Config;
+use crate::error::Error;
+use crate::expiring::{Expiring, WhenFull};
+use crate::params::Types;
+use crate::plan::{Logical, Statement};
+use crate::session::{Session, SessionId};
+use crate::sql::Placeholders;
+
+/// What a client calls a prepared statement. Random, so that nobody guesses another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PreparedHandle(Uuid);
+
+impl PreparedHandle {
+    pub(crate) fn new() -> Self {
+        Self(Uuid::new_v4())
+    }
+
+    /// The handle of these 16 bytes; `None` for any other number of bytes.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        Uuid::from_slice(bytes).ok().map(Self)
+    }
+
+    /// 16 bytes.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// A parameter of a prepared statement, in the order of binding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parameter {
+    /// `1`, `2`, ... or its name.
+    pub name: String,
+    /// The type the statement gives it, where it gives one.
+    pub data_type: Option<DataType>,
+}
+
+/// A prepared statement.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(crate) handle: PreparedHandle,
+    pub(crate) principal: Principal,
+    pub(crate) session: SessionId,
+    pub(crate) statement: Statement,
+    pub(crate) placeholders: Placeholders,
+    pub(crate) types: Types,
+    pub(crate) schema: Option<SchemaRef>,
+    /// The plan of its last use, reused while its tables and settings are the same.
+    pub(crate) last: Mutex<Option<(u64, Arc<Logical>)>>,
+    pub(crate) bound: Mutex<Option<Arc<[RecordBatch]>>>,
+}
+
+impl Prepared {
+    /// What the client calls it.
+    pub fn handle(&self) -> PreparedHandle {
+        self.handle
+    }
+
+    /// Its text or plan.
+    pub fn statement(&self) -> &Statement {
+        &self.statement
+    }
+
+    /// Its parameters, in the order of binding.
+    pub fn parameters(&self) -> Vec<Parameter> {
+        let one = |id: &String| Parameter {
+            name: id.trim_start_matches('$').to_owned(),
+            data_type: self.types.get(id).cloned().flatten(),
+        };
+        self.placeholders.ids.iter().map(one).collect()
+    }
+
+    /// The schema of its result before parameters are bound; `None` when it returns no rows (`SET`).
+    pub fn schema(&self) -> Option<&SchemaRef> {
+        self.schema.as_ref()
+    }
+
+    /// Binds the rows of `batches`; the statement runs once for each. No batches, or batches without
+    /// rows and columns, unbind.
+    ///
+    /// # Errors
+    /// `Invalid` when the columns do not match the parameters.
+    pub fn bind(&self, batches: Vec<RecordBatch>) -> Result<(), Error> {
+        let nothing = batches.iter().all(|batch| batch.num_rows() == 0 && batch.num_columns() == 0);
+        if nothing {
+            *self.bound.lock() = None;
+            return Ok(());
+        }
+        for batch in &batches {
+            crate::params::columns(&self.placeholders, batch)?;
+        }
+        *self.bound.lock() = Some(batches.into());
+        Ok(())
+    }
+}
+
+/// The open prepared statements of everybody.
+#[derive(Debug)]
+pub(crate) struct PreparedStatements {
+    open: Expiring<PreparedHandle, Arc<Prepared>>,
+    per_session_max: usize,
+}
+
+impl PreparedStatements {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self {
+            open: Expiring::new(config.prepared_max, config.prepared_ttl, WhenFull::Refuse),
+            per_session_max: config.prepared_per_session_max,
+        }
+    }
+
+    /// # Errors
+    /// `Exhausted` at the bound of all statements or of those of the session.
+    pub(crate) fn open(&self, prepared: Arc<Prepared>) -> Result<(), Error> {
+        let session = prepared.session;
+        let of_session = self.open.count(|other| other.session == session && other.principal == prepared.principal);
+        if of_session >= self.per_session_max {
+            let max = self.per_session_max;
+            return Err(Error::Exhausted(format!(
+                "this session has {max} prepared statements open, which is the limit; close some (engine.prepared_per_session_max)"
+            )));
+        }
+        self.open.insert(prepared.handle, prepared).map_err(|_| {
+            Error::Exhausted("the server has as many prepared statements as it may; close some (engine.prepared_max)".into())
+        })
+    }
+
+    /// The statement of `handle`, when it is the caller's own.
+    ///
+    /// # Errors
+    /// `NotFound`, also for the statement of another.
+    pub(crate) fn get(&self, handle: PreparedHandle, principal: &Principal) -> Result<Arc<Prepared>, Error> {
+        self.open.get(&handle).filter(|prepared| prepared.principal == *principal).ok_or_else(|| Error::NotFound {
+            what: "prepared statement",
+            name: handle.0.to_string(),
+            hint: "it was closed or has expired; prepare it again",
+        })
+    }
+
+    pub(crate) fn close(&self, handle: PreparedHandle, principal: &Principal) -> bool {
+        self.get(handle, principal).is_ok() && self.open.remove(&handle).is_some()
+    }
+
+    /// Closes what the session has open.
+    pub(crate) fn close_session(&self, session: &Session) {
+        self.open.retain(|prepared| prepared.session != session.id || prepared.principal != session.principal);
+    }
+
+    pub(crate) fn sweep(&self) {
+        self.open.sweep();
+    }
+}

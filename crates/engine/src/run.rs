@@ -1,0 +1,292 @@
+//! A planned query to a stream of results.
+//!
+//! One task on the CPU runtime makes the results and sends them over the bridge; dropping the
+//! [`QueryStream`] ends the task, and with it everything the query holds.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::error;
+
+use crate::bridge::{self, Receiver, Sender, Weight};
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::params;
+use crate::plan::{BoundRows, Planned, Work};
+use crate::query::{Run, RunGuard};
+use crate::runtime::CpuRuntime;
+
+/// How long the other parts of a result may stay unclaimed after the first was claimed. What they would
+/// have read waits in memory meanwhile.
+const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Which part of a result to fetch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// Part `index`, from 0, of those [`Engine::split`](crate::Engine::split) made.
+    One {
+        /// From 0.
+        index: u32,
+    },
+}
+
+/// A physical plan whose partitions several clients' streams share out among themselves.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    pub(crate) context: Arc<TaskContext>,
+    pub(crate) of: usize,
+    /// One for each part; true = somebody fetches or fetched it.
+    pub(crate) claimed: Mutex<Vec<bool>>,
+}
+
+impl Parts {
+    /// The partitions of part `index`, merged as they come.
+    ///
+    /// # Errors
+    /// `Stale` when the part was claimed before; `Invalid` when there is no such part.
+    fn claim(&self, index: u32) -> Result<SendableRecordBatchStream, Error> {
+        let index = index as usize;
+        {
+            let mut claimed = self.claimed.lock();
+            let slot = claimed.get_mut(index).ok_or_else(|| Error::Invalid(format!("there is no part {index}")))?;
+            if std::mem::replace(slot, true) {
+                return Err(Error::Stale(format!("part {index} of this result was fetched before; run the query again")));
+            }
+        }
+        let partitions = (0..self.plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
+        let streams: Result<Vec<_>, DataFusionError> =
+            partitions.map(|partition| self.plan.execute(partition, Arc::clone(&self.context))).collect();
+        let merged = stream::select_all(streams?);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(self.plan.schema(), merged)))
+    }
+
+    fn all_claimed(&self) -> bool {
+        self.claimed.lock().iter().all(|claimed| *claimed)
+    }
+}
+
+/// Results on their way to a client. Dropping it cancels the query.
+#[expect(missing_debug_implementations, reason = "futures have none")]
+pub struct QueryStream<T> {
+    results: Receiver<T>,
+    run: Arc<Run>,
+    /// Ends when the run is cancelled or its deadline passes, even while the CPU task does not yield.
+    ended: BoxFuture<'static, Error>,
+    /// Dropped with the stream, which aborts it.
+    _task: AbortOnDropHandle<()>,
+    done: bool,
+}
+
+impl<T: Weight + Send + 'static> QueryStream<T> {
+    /// Starts `batches` on the CPU runtime and encodes what it yields there.
+    pub(crate) fn start<S>(
+        cpu: &CpuRuntime,
+        guard: RunGuard,
+        limit: Limit,
+        buffer_bytes: usize,
+        batches: impl Future<Output = Result<SendableRecordBatchStream, Error>> + Send + 'static,
+        encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
+    ) -> Self
+    where
+        S: Stream<Item = Result<T, Error>> + Send + 'static,
+    {
+        let (sender, results) = bridge::channel(buffer_bytes);
+        let run = Arc::clone(&guard);
+        let ended = Box::pin(ended(Arc::clone(&run), limit));
+        let task = cpu.spawn(drive(sender, guard, limit, batches, encode));
+        Self { results, run, ended, _task: task, done: false }
+    }
+}
+
+impl<T> Stream for QueryStream<T> {
+    type Item = Result<T, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = &mut *self;
+        if this.done {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(item) = this.results.poll_next(cx) {
+            this.done = !matches!(item, Some(Ok(_)));
+            return Poll::Ready(item);
+        }
+        if let Poll::Ready(error) = this.ended.poll_unpin(cx) {
+            this.done = true;
+            this.run.failed(&error);
+            return Poll::Ready(Some(Err(error)));
+        }
+        Poll::Pending
+    }
+}
+
+/// Until when a query may run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limit {
+    pub(crate) deadline: Option<Instant>,
+    /// What the error tells: the client's own deadline or the statement timeout.
+    pub(crate) allowed: Duration,
+}
+
+/// Resolves when the run must end, with the error to tell.
+async fn ended(run: Arc<Run>, limit: Limit) -> Error {
+    let deadline = async {
+        match limit.deadline {
+            Some(deadline) => tokio::time::sleep_until(deadline).await,
+            None => futures::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = run.cancel.cancelled() => Error::Cancelled,
+        () = deadline => Error::Deadline(humantime::format_duration(limit.allowed).to_string()),
+    }
+}
+
+async fn drive<T, S>(
+    sender: Sender<T>,
+    guard: RunGuard,
+    limit: Limit,
+    batches: impl Future<Output = Result<SendableRecordBatchStream, Error>> + Send,
+    encode: impl FnOnce(SendableRecordBatchStream) -> S + Send,
+) where
+    T: Weight + Send,
+    S: Stream<Item = Result<T, Error>> + Send,
+{
+    let run = Arc::clone(&guard);
+    let produce = async {
+        let batches = batches.await?;
+        let mut items = std::pin::pin!(encode(counting(batches, Arc::clone(&run))));
+        while let Some(item) = items.try_next().await? {
+            run.count_bytes(item.weight());
+            sender.send(item).await?;
+        }
+        Ok(())
+    };
+    let outcome = tokio::select! {
+        produced = AssertUnwindSafe(produce).catch_unwind() => match produced {
+            Ok(outcome) => outcome,
+            Err(panic) => Err(panicked(&run, panic.as_ref())),
+        },
+        error = ended(Arc::clone(&run), limit) => Err(error),
+    };
+    match outcome {
+        Ok(()) => run.complete(),
+        Err(error) => {
+            run.failed(&error);
+            sender.fail(error);
+        }
+    }
+    // Leaves the list of runs, and logs its line, before the client sees the end.
+    drop(guard);
+    drop(sender);
+}
+
+fn panicked(run: &Run, panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
+    error!(query_id = %run.id, message, "panic in a query");
+    Error::Panicked { query: run.id, message }
+}
+
+fn counting(batches: SendableRecordBatchStream, run: Arc<Run>) -> SendableRecordBatchStream {
+    let schema = batches.schema();
+    let counted = batches.inspect_ok(move |batch| run.count_rows(batch.num_rows()));
+    Box::pin(RecordBatchStreamAdapter::new(schema, counted))
+}
+
+/// The batches of a planned query.
+pub(crate) async fn open(
+    engine: Arc<Engine>,
+    planned: Arc<Planned>,
+    part: Part,
+) -> Result<SendableRecordBatchStream, Error> {
+    if let Part::One { index } = part {
+        let parts = planned.parts.lock().clone();
+        let parts = parts.ok_or_else(|| Error::Stale("this result is not in parts; run the query again".to_owned()))?;
+        return parts.claim(index);
+    }
+    match &planned.work {
+        Work::Query(plan) => {
+            let state = engine.state(&planned.settings);
+            let plan = physical(&state, plan).await?;
+            Ok(execute_stream(plan, engine.task_context(&state, &planned.settings)?)?)
+        }
+        Work::Each { template, rows } => {
+            let state = Arc::new(engine.state(&planned.settings));
+            let context = engine.task_context(&state, &planned.settings)?;
+            Ok(each(state, context, Arc::clone(&planned.schema), template.clone(), rows))
+        }
+        Work::Batch(batch) => {
+            let batch = batch.clone();
+            let schema = batch.schema();
+            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(async { Ok(batch) }))))
+        }
+        Work::Change { .. } => {
+            let nothing = stream::empty();
+            Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&planned.schema), nothing)))
+        }
+    }
+}
+
+/// Ends the run when its other parts are not claimed in time.
+pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, run: &Arc<Run>) -> Option<AbortOnDropHandle<()>> {
+    let parts = planned.parts.lock().clone()?;
+    let run = Arc::downgrade(run);
+    Some(cpu.spawn(async move {
+        tokio::time::sleep(CLAIM_TIMEOUT).await;
+        if let (false, Some(run)) = (parts.all_claimed(), run.upgrade()) {
+            run.cancel.cancel();
+        }
+    }))
+}
+
+pub(crate) async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, Error> {
+    Ok(state.query_planner().create_physical_plan(optimized, state).await?)
+}
+
+/// One run of `template` for each bound row, one after the other.
+fn each(
+    state: Arc<SessionState>,
+    context: Arc<TaskContext>,
+    schema: SchemaRef,
+    template: LogicalPlan,
+    rows: &BoundRows,
+) -> SendableRecordBatchStream {
+    let placeholders = rows.placeholders.clone();
+    let types = rows.types.clone();
+    let batches = Arc::clone(&rows.batches);
+    let positions: Vec<_> = batches
+        .iter()
+        .enumerate()
+        .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch, row)))
+        .collect();
+    let runs = stream::iter(positions).then(move |(batch, row)| {
+        let (state, context, template) = (Arc::clone(&state), Arc::clone(&context), template.clone());
+        let values = params::values(&placeholders, &types, &batches[batch], row);
+        async move {
+            let plan = template.replace_params_with_values(&values?)?;
+            let plan = physical(&state, &state.optimize(&plan)?).await?;
+            Ok::<_, Error>(execute_stream(plan, context)?)
+        }
+    });
+    let flat = runs
+        .map_err(|error| DataFusionError::External(Box::new(error)))
+        .try_flatten();
+    Box::pin(RecordBatchStreamAdapter::new(schema, flat))
+}

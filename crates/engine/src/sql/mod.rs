@@ -1,0 +1,10 @@
+//! SQL text to one allowed statement.
+
+mod allowed;
+mod limits;
+mod parse;
+mod placeholders;
+
+pub(crate) use allowed::check_plan;
+pub(crate) use parse::{Parsed, parse, parse_view};
+pub(crate) use placeholders::Placeholders;

@@ -1,0 +1,121 @@
+//! Who calls, in which session, until when, and how results are to be encoded.
+
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::DataType;
+use tokio::time::Instant;
+use tonic::metadata::{AsciiMetadataValue, KeyAndValueRef, MetadataMap};
+use tonic::{Request, Status};
+use updraft_auth::Sealer;
+use updraft_engine::{Engine, Session, SessionId, SettingSpec, Settings};
+
+use crate::layers::{Caller, Deadline};
+use crate::status::status;
+use crate::wire::{SETTINGS, WireOptions};
+
+/// A header `x-updraft-<setting>` sets a session setting for one call.
+const SETTING_HEADER: &str = "x-updraft-";
+
+/// The settings that the wire adds to those of the engine.
+pub(crate) const WIRE_SETTINGS: &[SettingSpec] = &[
+    SettingSpec { name: SETTINGS[0].0, doc: SETTINGS[0].1, default: "compatible", check: |value| check(SETTINGS[0].0, value) },
+    SettingSpec { name: SETTINGS[1].0, doc: SETTINGS[1].1, default: "none", check: |value| check(SETTINGS[1].0, value) },
+    SettingSpec { name: SETTINGS[2].0, doc: SETTINGS[2].1, default: "1", check: |value| check(SETTINGS[2].0, value) },
+];
+
+fn check(name: &str, value: &str) -> Result<String, String> {
+    let mut options = WireOptions::default();
+    options.set(name, value)?;
+    Ok(options.get(name).unwrap_or_default())
+}
+
+/// The wire options of a session.
+pub(crate) fn wire_options(settings: &Settings) -> WireOptions {
+    let pairs = SETTINGS.iter().map(|(name, _)| (*name, settings.front_end(name)));
+    WireOptions::parse(pairs).expect("the session holds only values that `check` returned")
+}
+
+/// One call, before its command is known.
+#[derive(Debug, Clone)]
+pub(crate) struct Call {
+    /// The session, with what the headers of this call change.
+    pub(crate) session: Session,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) wire: WireOptions,
+    /// The type announced for a parameter without one.
+    pub(crate) unknown: DataType,
+    /// Whether the client has no other way than a cookie to find its session on another connection.
+    pub(crate) wants_cookie: bool,
+}
+
+impl Call {
+    /// # Errors
+    /// UNAUTHENTICATED when no layer said who calls; INVALID_ARGUMENT for a setting in a header.
+    pub(crate) fn of<T>(engine: &Arc<Engine>, sealer: &Sealer, request: &Request<T>) -> Result<Self, Status> {
+        let caller = request.extensions().get::<Caller>();
+        let caller = caller.ok_or_else(|| Status::unauthenticated("no login"))?;
+        let id = match (caller.cookie, caller.token_session) {
+            (Some(cookie), _) => SessionId(cookie),
+            (None, Some(token)) => SessionId(token),
+            // A client without token or cookie has its connection in common with itself, and nobody else.
+            (None, None) => SessionId(of_connection(sealer, caller.connection)),
+        };
+        let session = engine.session(id, &caller.principal);
+        let changes = setting_headers(request.metadata())?;
+        let changes = changes.iter().map(|(name, value)| (name.as_str(), *value));
+        let session = engine.with_settings(&session, changes).map_err(status)?;
+        Ok(Self {
+            wire: wire_options(&session.settings),
+            session,
+            deadline: request.extensions().get::<Deadline>().map(|deadline| deadline.0.into()),
+            unknown: unknown_type(caller.user_agent.as_deref()),
+            wants_cookie: caller.cookie.is_none() && caller.token_session.is_none(),
+        })
+    }
+}
+
+/// A session id for a connection that nobody can make up.
+fn of_connection(sealer: &Sealer, connection: u64) -> [u8; 16] {
+    let sealed = sealer.seal("connection", &connection.to_be_bytes());
+    let mut id = [0; 16];
+    let tag = sealed.len() - id.len();
+    id.copy_from_slice(&sealed[tag..]);
+    id
+}
+
+fn setting_headers(metadata: &MetadataMap) -> Result<Vec<(String, &str)>, Status> {
+    let mut changes = Vec::new();
+    for header in metadata.iter() {
+        let KeyAndValueRef::Ascii(key, value) = header else { continue };
+        if let Some(name) = key.as_str().strip_prefix(SETTING_HEADER) {
+            changes.push((name.replace('-', "_"), text(value, key.as_str())?));
+        }
+    }
+    Ok(changes)
+}
+
+fn text<'a>(value: &'a AsciiMetadataValue, key: &str) -> Result<&'a str, Status> {
+    value.to_str().map_err(|_| Status::invalid_argument(format!("header {key} is not text")))
+}
+
+/// The JDBC driver binds nothing but NULL to a parameter of type Null; other clients take Null as "any".
+fn unknown_type(user_agent: Option<&str>) -> DataType {
+    match user_agent {
+        Some(agent) if agent.contains("grpc-java") => DataType::Utf8,
+        _ => DataType::Null,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_wire_setting_takes_its_default() {
+        assert_eq!(WIRE_SETTINGS.len(), SETTINGS.len());
+        for spec in WIRE_SETTINGS {
+            assert_eq!((spec.check)(spec.default).as_deref(), Ok(spec.default), "{}", spec.name);
+            assert!((spec.check)("nonsense").is_err(), "{}", spec.name);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! Queries: statements, Substrait plans and prepared statements, from FlightInfo to the last batch.
+
+use std::sync::Arc;
+
+use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
+use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use bytes::Bytes;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::error::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use prost::Message;
+use tonic::Status;
+use updraft_engine::{Error, Part, Planned, PreparedHandle, QueryId, Statement, Weight};
+use updraft_proto::v1;
+use updraft_proto::v1::ticket::Statement as Kept;
+
+use crate::call::Call;
+use crate::server::Server;
+use crate::status::{answer_failed, status};
+use crate::ticket;
+use crate::wire::{Encoder, WireError, WireOptions, schema_bytes, wire_schema, with_column_metadata};
+
+/// Rows and bytes of a result are not known before it ran.
+const UNKNOWN: i64 = -1;
+
+/// A message on its way to a client.
+pub(crate) struct Encoded(pub(crate) FlightData);
+
+impl Weight for Encoded {
+    fn weight(&self) -> usize {
+        self.0.data_header.len() + self.0.data_body.len()
+    }
+}
+
+/// What to run.
+pub(crate) enum Runnable {
+    Statement(Statement),
+    Prepared(PreparedHandle),
+}
+
+/// The schema of `planned` as the client sees it, in FlightInfo and on the stream.
+pub(crate) fn announced(schema: &Schema, wire: &WireOptions) -> SchemaRef {
+    let schema = wire_schema(schema, wire);
+    Arc::new(with_column_metadata(&schema, None, None, None))
+}
+
+/// Plans, and says how to fetch the result. Nothing runs.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn info(
+    server: &Server,
+    call: &Call,
+    runnable: Runnable,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo, Status> {
+    let (planned, statement) = plan(server, call, runnable).await?;
+    let schema = announced(planned.schema(), &call.wire);
+    let parts = server.engine.split(&planned, call.wire.endpoints as usize).await.map_err(status)?;
+    let whole = v1::Ticket {
+        query: planned.id().as_bytes().to_vec(),
+        principal: planned.principal().name().to_owned(),
+        statement,
+        snapshots: planned.snapshots(),
+        schema: fingerprint(&schema),
+        settings: planned.settings().fingerprint(),
+        wire: call.wire.to_string(),
+        ..v1::Ticket::default()
+    };
+    let ttl = server.engine.ticket_ttl();
+    let endpoint = |ticket: v1::Ticket| FlightEndpoint {
+        ticket: Some(query_ticket(ticket::seal(&server.sealer, ticket, ttl))),
+        // Empty: fetch it where you asked. Every client understands that.
+        location: Vec::new(),
+        // A part is fetched once; the whole may be fetched again until then.
+        expiration_time: (parts == 1).then(|| ticket::expiry(ttl)),
+        app_metadata: Bytes::new(),
+    };
+    let endpoint = if parts == 1 {
+        vec![endpoint(whole)]
+    } else {
+        let part = |part| v1::Ticket { part, parts: parts as u32, ..whole.clone() };
+        (0..parts as u32).map(|index| endpoint(part(index))).collect()
+    };
+    Ok(FlightInfo {
+        schema: schema_bytes(&schema).map_err(answer_failed)?,
+        flight_descriptor: Some(descriptor),
+        endpoint,
+        total_records: UNKNOWN,
+        total_bytes: UNKNOWN,
+        ordered: parts == 1,
+        app_metadata: Bytes::from(planned.id().to_string()),
+    })
+}
+
+/// The schema alone.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn schema(server: &Server, call: &Call, runnable: Runnable) -> Result<SchemaRef, Status> {
+    let (planned, _) = plan(server, call, runnable).await?;
+    Ok(announced(planned.schema(), &call.wire))
+}
+
+/// Runs what a ticket of [`info`] names.
+///
+/// # Errors
+/// As `ticket::open`; FAILED_PRECONDITION when the query would not give what was announced.
+pub(crate) async fn fetch(
+    server: &Server,
+    call: &Call,
+    sealed: &[u8],
+) -> Result<impl Stream<Item = Result<FlightData, Status>> + Send + use<>, Status> {
+    let ticket = ticket::open(&server.sealer, sealed, &call.session.principal)?;
+    let damaged = || Status::invalid_argument("the ticket is damaged");
+    let wire: WireOptions = ticket.wire.parse().map_err(|_| damaged())?;
+    let id = QueryId::from_bytes(&ticket.query).ok_or_else(damaged)?;
+    let statement = match ticket.statement {
+        Some(Kept::Sql(sql)) => Some(Statement::Sql(sql.into())),
+        Some(Kept::Substrait(plan)) => Some(Statement::Substrait(plan.into())),
+        // What is bound is on the server only, in the planned query.
+        Some(Kept::Prepared(_)) | None => None,
+    };
+    let planned = server.engine.replan(id, &call.session, statement, call.deadline).await.map_err(status)?;
+    let schema = announced(planned.schema(), &wire);
+    // Only a query that was planned again can differ: the one that is kept is the one that was announced.
+    if planned.snapshots() != ticket.snapshots || fingerprint(&schema) != ticket.schema {
+        return Err(status(Error::Stale("a table changed since this query was planned; run it again".to_owned())));
+    }
+    let part = if ticket.parts == 0 { Part::Whole } else { Part::One { index: ticket.part } };
+    stream(server, call, planned, schema, &wire, part)
+}
+
+/// Plans and runs at once, for clients that put a command into a ticket.
+///
+/// # Errors
+/// The engine's.
+pub(crate) async fn run(
+    server: &Server,
+    call: &Call,
+    runnable: Runnable,
+) -> Result<impl Stream<Item = Result<FlightData, Status>> + Send + use<>, Status> {
+    let (planned, _) = plan(server, call, runnable).await?;
+    let schema = announced(planned.schema(), &call.wire);
+    stream(server, call, planned, schema, &call.wire, Part::Whole)
+}
+
+async fn plan(
+    server: &Server,
+    call: &Call,
+    runnable: Runnable,
+) -> Result<(Arc<Planned>, Option<Kept>), Status> {
+    let engine = &server.engine;
+    match runnable {
+        Runnable::Statement(statement) => {
+            let kept = match &statement {
+                Statement::Sql(sql) => Kept::Sql(sql.to_string()),
+                Statement::Substrait(plan) => Kept::Substrait(plan.to_vec()),
+            };
+            let planned = engine.plan(&call.session, statement, call.deadline).await.map_err(status)?;
+            Ok((planned, Some(kept)))
+        }
+        Runnable::Prepared(handle) => {
+            let prepared = engine.prepared(handle, &call.session).map_err(status)?;
+            let planned = engine.plan_prepared(&call.session, prepared, call.deadline).await.map_err(status)?;
+            Ok((planned, Some(Kept::Prepared(handle.as_bytes().to_vec()))))
+        }
+    }
+}
+
+fn stream(
+    server: &Server,
+    call: &Call,
+    planned: Arc<Planned>,
+    schema: SchemaRef,
+    wire: &WireOptions,
+    part: Part,
+) -> Result<impl Stream<Item = Result<FlightData, Status>> + Send + use<>, Status> {
+    let encoder = Encoder::new(schema, wire, server.message_size);
+    let results = server
+        .engine
+        .run(&call.session, planned, part, call.deadline, move |batches| encoded(encoder, batches))
+        .map_err(status)?;
+    Ok(results.map(|message| message.map(|Encoded(data)| data).map_err(status)))
+}
+
+/// Messages of `batches`, the schema first. Runs on the CPU runtime.
+fn encoded(
+    mut encoder: Encoder,
+    batches: SendableRecordBatchStream,
+) -> impl Stream<Item = Result<Encoded, Error>> + Send {
+    let schema = stream::once(std::future::ready(Ok(Encoded(encoder.schema()))));
+    let messages = batches.map(move |batch| {
+        let messages = encoder.batch(batch?).map_err(|error| match error {
+            WireError::Convert { source } | WireError::Encode { source } => DataFusionError::from(source),
+        })?;
+        Ok::<_, Error>(stream::iter(messages.into_iter().map(|data| Ok(Encoded(data)))))
+    });
+    schema.chain(messages.try_flatten())
+}
+
+pub(crate) fn query_ticket(sealed: Vec<u8>) -> Ticket {
+    let message = TicketStatementQuery { statement_handle: sealed.into() };
+    Ticket::new(message.as_any().encode_to_vec())
+}
+
+fn fingerprint(schema: &Schema) -> u64 {
+    use std::hash::{Hash, Hasher};
+    let mut hasher = std::hash::DefaultHasher::new();
+    schema.hash(&mut hasher);
+    hasher.finish()
+}

@@ -1,0 +1,111 @@
+//! The one match from kind of error to gRPC code.
+
+use std::time::Duration;
+
+use datafusion::arrow::error::ArrowError;
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt};
+use tracing::error;
+use updraft_engine::{Error, ErrorKind};
+
+use crate::wire::UploadError;
+
+/// When to try again, for what passes by itself.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What a client is told of an error of the engine.
+pub(crate) fn status(error: Error) -> Status {
+    let code = match error.kind() {
+        ErrorKind::Invalid | ErrorKind::Unsupported => Code::InvalidArgument,
+        ErrorKind::NotFound => Code::NotFound,
+        ErrorKind::Denied => Code::PermissionDenied,
+        ErrorKind::Stale => Code::FailedPrecondition,
+        ErrorKind::Exhausted => Code::ResourceExhausted,
+        ErrorKind::Unavailable => Code::Unavailable,
+        ErrorKind::Corrupt => Code::DataLoss,
+        ErrorKind::Deadline => Code::DeadlineExceeded,
+        ErrorKind::Cancelled => Code::Cancelled,
+        ErrorKind::Internal => return internal(&error),
+    };
+    if code == Code::Unavailable {
+        let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+        return Status::with_error_details(code, error.to_string(), details);
+    }
+    Status::new(code, error.to_string())
+}
+
+/// A bug of ours: the text stays in the log, the client gets what finds it there.
+fn internal(error: &Error) -> Status {
+    let query = match error {
+        Error::Panicked { query, .. } => *query,
+        _ => updraft_engine::QueryId::new(),
+    };
+    error!(query_id = %query, %error, "internal error");
+    Status::internal(format!("internal error; the server's log has more under query id {query}"))
+}
+
+/// A command that is not offered.
+pub(crate) fn not_offered(what: &str) -> Status {
+    Status::unimplemented(format!("{what} not offered: this server answers statements that read"))
+}
+
+/// An answer of our own that could not be built.
+pub(crate) fn answer_failed(error: ArrowError) -> Status {
+    internal(&Error::DataFusion(error.into()))
+}
+
+impl From<UploadError> for Status {
+    fn from(error: UploadError) -> Self {
+        match error {
+            UploadError::Transport { source } => *source,
+            UploadError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
+            other => Status::invalid_argument(other.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use expect_test::expect;
+
+    use super::*;
+
+    #[test]
+    fn each_kind_has_its_code() {
+        let errors = [
+            Error::Invalid("x".into()),
+            Error::TooComplex("x".into()),
+            Error::Unsupported("x".into()),
+            Error::NotFound { what: "table", name: "t".into(), hint: "h" },
+            Error::Exhausted("x".into()),
+            Error::Stale("x".into()),
+            Error::Draining,
+            Error::Deadline("1s".into()),
+            Error::Cancelled,
+            Error::Panicked { query: updraft_engine::QueryId::new(), message: "secret".into() },
+        ];
+        let lines: Vec<_> = errors
+            .into_iter()
+            .map(status)
+            .map(|status| format!("{:?}: {}", status.code(), status.message().split(" id ").next().unwrap_or_default()))
+            .collect();
+        expect![[r#"
+            InvalidArgument: x
+            InvalidArgument: statement is too complex: x
+            InvalidArgument: x
+            NotFound: table "t" does not exist; hint: h
+            ResourceExhausted: x
+            FailedPrecondition: x
+            Unavailable: the server is shutting down; try again on another one, or in a moment
+            DeadlineExceeded: query ran longer than its limit of 1s; hint: raise statement_timeout or the client's deadline
+            Cancelled: query was cancelled
+            Internal: internal error; the server's log has more under query"#]]
+        .assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn draining_says_when_to_retry() {
+        let retry = status(Error::Draining).get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(retry, Some(RETRY_AFTER));
+    }
+}

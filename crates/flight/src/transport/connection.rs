@@ -1,0 +1,315 @@
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http_body::Frame;
+use hyper::body::Incoming;
+use hyper::server::conn::http2;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tower::Service;
+use tracing::debug;
+
+use super::certificate;
+use super::config::Limits;
+use super::io::{Counted, Traffic};
+use super::serve::no_delay;
+use super::tls::error_chain;
+
+/// The client's preface (24 bytes) and the header of its first SETTINGS frame (9 bytes). Fewer mean that the HTTP/2
+/// handshake is not over; hyper itself checks what they say.
+const PREFACE_BYTES: u64 = 33;
+/// How long a connection that was asked to go away, has no calls and moves no bytes is still waited for. A client that
+/// answers the farewell is gone in one round trip; one that does not would hold up the shutdown for ever.
+const FAREWELL_WAIT: Duration = Duration::from_secs(1);
+/// How often such a connection is looked at.
+const FAREWELL_LOOK: Duration = Duration::from_millis(100);
+/// A moment that never comes.
+const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
+
+/// The connection that a request came over; in the extensions of each request.
+#[derive(Debug, Clone)]
+pub(crate) struct Connection {
+    /// Number of the connection since the server started, from 1.
+    pub(crate) id: u64,
+    /// The other end.
+    pub(crate) peer: SocketAddr,
+    /// The names in the verified client certificate; empty without one.
+    pub(crate) certificate: Arc<[String]>,
+}
+
+/// What one connection needs besides its socket.
+pub(super) struct Connecting {
+    pub(super) id: u64,
+    pub(super) peer: SocketAddr,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) limits: Arc<Limits>,
+    pub(super) graceful: CancellationToken,
+    pub(super) streams: TaskTracker,
+}
+
+/// Serves one connection until either side ends it. Dropping the future ends its calls too.
+pub(super) async fn serve<S>(stream: TcpStream, connecting: Connecting, service: S)
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    no_delay(&stream);
+    let start = Instant::now();
+    let deadline = start + connecting.limits.handshake_timeout;
+    let Some(tls) = &connecting.tls else {
+        return serve_http(stream, Arc::from([]), start, connecting, service).await;
+    };
+    let accepted = tokio::select! {
+        accepted = timeout_at(deadline, tls.accept(stream)) => accepted,
+        () = connecting.graceful.cancelled() => return,
+    };
+    match accepted {
+        Ok(Ok(stream)) => {
+            let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+            let names = certificate.map(certificate::names).unwrap_or_default();
+            serve_http(stream, names.into(), start, connecting, service).await;
+        }
+        Ok(Err(error)) => debug!(%error, "TLS handshake failed"),
+        Err(_) => debug!("TLS handshake took too long"),
+    }
+}
+
+async fn serve_http<I, S>(io: I, certificate: Arc<[String]>, start: Instant, connecting: Connecting, service: S)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let Connecting { id, peer, limits, graceful, streams, .. } = connecting;
+    let (io, traffic) = Counted::new(io);
+    // Cancelled by drop, so that no call outlives its connection.
+    let cancel = CancellationToken::new();
+    let _cancel_calls = cancel.clone().drop_guard();
+    let calls = Calls::default();
+    let service = PerConnection { service, connection: Connection { id, peer, certificate }, calls: calls.clone() };
+    let served = http(&limits, Spawner { streams, cancel }).serve_connection(TokioIo::new(io), service);
+    let mut served = pin!(served);
+    let first_request = limits.first_request_timeout;
+    let age = limits.max_connection_age.unwrap_or(NEVER);
+    let mut phase = Phase::Handshake { until: start + limits.handshake_timeout };
+    loop {
+        let wake = phase.wake();
+        tokio::select! {
+            result = served.as_mut() => {
+                match result {
+                    Ok(()) => debug!("connection closed"),
+                    Err(error) => debug!(error = %error_chain(&error), "connection failed"),
+                }
+                return;
+            }
+            () = graceful.cancelled(), if !phase.is_farewell() => {
+                if traffic.read() < PREFACE_BYTES {
+                    return;
+                }
+                served.as_mut().graceful_shutdown();
+                phase = Phase::farewell(&traffic);
+            }
+            () = sleep_until(wake) => match phase {
+                Phase::Handshake { .. } if traffic.read() < PREFACE_BYTES => {
+                    debug!("HTTP/2 handshake took too long");
+                    return;
+                }
+                Phase::Handshake { .. } => phase = Phase::FirstRequest { until: start + first_request.min(age) },
+                Phase::FirstRequest { .. } if calls.seen() > 0 => phase = Phase::Serving { until: start + age },
+                Phase::FirstRequest { .. } | Phase::Serving { .. } => {
+                    served.as_mut().graceful_shutdown();
+                    phase = Phase::farewell(&traffic);
+                }
+                Phase::Farewell { total, since, .. } => {
+                    let quiet = calls.open() == 0 && traffic.total() == total;
+                    if quiet && since.elapsed() >= FAREWELL_WAIT {
+                        debug!("connection cut: the client did not answer the farewell");
+                        return;
+                    }
+                    phase = if quiet { Phase::still_farewell(total, since) } else { Phase::farewell(&traffic) };
+                }
+            },
+        }
+    }
+}
+
+/// Where a connection is, and when to look at it again.
+#[derive(Clone, Copy)]
+enum Phase {
+    Handshake {
+        until: Instant,
+    },
+    FirstRequest {
+        until: Instant,
+    },
+    Serving {
+        until: Instant,
+    },
+    /// Asked to go away. `total` bytes had moved when it was last not quiet, at `since`.
+    Farewell {
+        total: u64,
+        since: Instant,
+        look: Instant,
+    },
+}
+
+impl Phase {
+    fn farewell(traffic: &Traffic) -> Self {
+        Self::still_farewell(traffic.total(), Instant::now())
+    }
+
+    fn still_farewell(total: u64, since: Instant) -> Self {
+        Self::Farewell { total, since, look: Instant::now() + FAREWELL_LOOK }
+    }
+
+    fn is_farewell(&self) -> bool {
+        matches!(self, Self::Farewell { .. })
+    }
+
+    fn wake(&self) -> Instant {
+        match self {
+            Self::Handshake { until } | Self::FirstRequest { until } | Self::Serving { until } => *until,
+            Self::Farewell { look, .. } => *look,
+        }
+    }
+}
+
+fn http(limits: &Limits, spawner: Spawner) -> http2::Builder<Spawner> {
+    // The config's check keeps all of these inside u32.
+    let bytes = |size: bytesize::ByteSize| u32::try_from(size.as_u64()).unwrap_or(u32::MAX >> 1);
+    let mut builder = http2::Builder::new(spawner);
+    builder
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(limits.max_concurrent_streams)
+        .max_local_error_reset_streams(limits.max_local_error_reset_streams)
+        .max_pending_accept_reset_streams(limits.max_pending_accept_reset_streams)
+        .max_header_list_size(bytes(limits.max_header_list_size))
+        .initial_stream_window_size(bytes(limits.stream_window))
+        .initial_connection_window_size(bytes(limits.connection_window))
+        .max_frame_size(bytes(limits.max_frame_size))
+        .max_send_buf_size(usize::try_from(limits.max_send_buffer.as_u64()).unwrap_or(usize::MAX >> 1))
+        .keep_alive_timeout(limits.keepalive_timeout);
+    if !limits.keepalive_interval.is_zero() {
+        builder.keep_alive_interval(limits.keepalive_interval);
+    }
+    builder
+}
+
+/// Runs the calls of one connection, each as a task that ends with it.
+#[derive(Clone)]
+struct Spawner {
+    streams: TaskTracker,
+    cancel: CancellationToken,
+}
+
+impl<F> hyper::rt::Executor<F> for Spawner
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, call: F) {
+        use tracing::Instrument;
+        let call = self.cancel.clone().run_until_cancelled_owned(call);
+        self.streams.spawn(call.in_current_span());
+    }
+}
+
+/// How many calls a connection has, and has had.
+#[derive(Clone, Default)]
+struct Calls(Arc<CallCounts>);
+
+#[derive(Default)]
+struct CallCounts {
+    open: AtomicUsize,
+    seen: AtomicU64,
+}
+
+impl Calls {
+    fn begin(&self) -> OpenCall {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+        self.0.seen.fetch_add(1, Ordering::Relaxed);
+        OpenCall(self.clone())
+    }
+
+    fn open(&self) -> usize {
+        self.0.open.load(Ordering::Relaxed)
+    }
+
+    fn seen(&self) -> u64 {
+        self.0.seen.load(Ordering::Relaxed)
+    }
+}
+
+struct OpenCall(Calls);
+
+impl Drop for OpenCall {
+    fn drop(&mut self) {
+        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The service as hyper wants it, which tells each request where it came from.
+struct PerConnection<S> {
+    service: S,
+    connection: Connection,
+    calls: Calls,
+}
+
+impl<S> hyper::service::Service<http::Request<Incoming>> for PerConnection<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = http::Response<CallBody>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: http::Request<Incoming>) -> Self::Future {
+        let call = self.calls.begin();
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(self.connection.clone());
+        let mut service = self.service.clone();
+        Box::pin(async move {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            let response = service.call(request).await?;
+            Ok(response.map(|body| CallBody { body, _call: call }))
+        })
+    }
+}
+
+/// A response's body, which keeps its call open until it is dropped.
+struct CallBody {
+    body: Body,
+    _call: OpenCall,
+}
+
+impl http_body::Body for CallBody {
+    type Data = bytes::Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,187 @@
+//! The configuration as an operator meets it: precedence, problems, what is printed, and the files in `config/`.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use expect_test::{Expect, expect, expect_file};
+use updraft_server::config::{Sources, default_toml, load, print, reference};
+
+/// Sources with a file of this text, these variables and these `--set`. The file is called `updraft.toml` in messages.
+struct Case {
+    dir: tempfile::TempDir,
+    sources: Sources,
+}
+
+fn case(file: &str, env: &[(&str, &str)], set: &[&str]) -> Case {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("updraft.toml");
+    std::fs::write(&path, file).unwrap();
+    let sources = Sources {
+        file: Some(path),
+        env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        set: set.iter().map(|&assignment| assignment.to_owned()).collect(),
+        ..Sources::default()
+    };
+    Case { dir, sources }
+}
+
+impl Case {
+    /// The printed lines whose key contains `filter`, or the problems.
+    fn check(&self, filter: &str, expected: Expect) {
+        let text = match load(&self.sources) {
+            Ok(loaded) => {
+                print(&loaded).lines().filter(|line| line.contains(filter)).fold(String::new(), |text, line| {
+                    let (value, origin) = line.rsplit_once("  # ").unwrap();
+                    text + value.trim_end() + "  # " + origin + "\n"
+                })
+            }
+            Err(problems) => format!("{problems}\n"),
+        };
+        expected.assert_eq(&text.replace(&format!("{}/", self.dir.path().display()), ""));
+    }
+}
+
+#[test]
+fn later_layers_win() {
+    let file = "[server]\nlog_level = \"warn\"\n\n[engine]\nbatch_size = 1000\nmemory_limit = \"1GiB\"\n";
+    let env = [
+        ("UPDRAFT__ENGINE__BATCH_SIZE", "2000"),
+        ("UPDRAFT__ENGINE__MEMORY_LIMIT", "2GiB"),
+        ("UPDRAFT_CONFIG", "ignored"),
+    ];
+    case(file, &env, &["engine.memory_limit=512MiB"]).check(
+        "engine.memory_limit",
+        expect![[r#"
+        engine.memory_limit = "512MiB"  # --set
+    "#]],
+    );
+    case(file, &env, &[]).check(
+        "engine.batch_size",
+        expect![[r#"
+        engine.batch_size = 2000  # UPDRAFT__ENGINE__BATCH_SIZE
+    "#]],
+    );
+    case(file, &[], &[]).check(
+        "engine.batch_size",
+        expect![[r#"
+        engine.batch_size = 1000  # updraft.toml:5
+    "#]],
+    );
+    case(file, &[], &["server.log_level=info", "server.log_level=debug"]).check(
+        "server.log_level",
+        expect![[r#"
+        server.log_level = "debug"  # --set
+    "#]],
+    );
+    case("", &[], &[]).check(
+        "server.drain_grace",
+        expect![[r#"
+        server.drain_grace = "30s"  # default
+    "#]],
+    );
+}
+
+#[test]
+fn values_take_the_type_of_their_setting() {
+    let set = ["engine.batch_size=4_096", "server.io_threads=3", "server.log_level=info"];
+    case("", &[], &set).check(
+        "server.io_threads",
+        expect![[r#"
+        server.io_threads = 3  # --set
+    "#]],
+    );
+    case("", &[], &set).check(
+        "engine.batch_size",
+        expect![[r#"
+        engine.batch_size = 4096  # --set
+    "#]],
+    );
+    // An empty value unsets what is optional.
+    case("", &[("UPDRAFT__SERVER__IO_THREADS", "")], &[]).check("server.io_threads", expect![""]);
+    case("", &[], &["catalog.data=a, b"]).check("catalog.data", expect![""]);
+    case("", &[], &[r#"catalog.data=["a,b", "c"]"#]).check("catalog.data", expect![""]);
+}
+
+#[test]
+fn all_problems_are_reported_at_once() {
+    let file = "[server]\ndrain_grace = \"soon\"\nlog_format = \"jsn\"\nlisten = 5\n\n[engine]\nmemory_limt = \"1GiB\"\n\n[egine]\nbatch_size = 1\n";
+    let env = [("UPDRAFT__ENGINE__BATCHSIZE", "5"), ("UPDRAFT__SERVER__LOG_LEVEL", "loud")];
+    let set = ["engine.batch_size=many", "drain_grace=5s", "no value", "a..b=1", "server.listen[0]=x"];
+    case(file, &env, &set).check("", expect![""]);
+}
+
+#[test]
+fn a_broken_file_names_the_line_and_the_rest_is_checked() {
+    case("[server]\nlog_level = \n\n[engine]\nbatch_sze = 5\n", &[], &[]).check("", expect![""]);
+    let missing = Sources { file: Some(PathBuf::from("/nonexistent/updraft.toml")), ..Sources::default() };
+    expect![""].assert_eq(&load(&missing).unwrap_err().to_string());
+}
+
+#[test]
+fn references_are_resolved_and_missing_ones_are_problems() {
+    let file = "[server]\nlog_level = \"${env:LEVEL}\"\nio_threads = \"${env:THREADS}\"\n";
+    let env = [("LEVEL", "debug"), ("THREADS", "3")];
+    // What is printed is the reference; what it refers to may be a secret.
+    let referring = case(file, &env, &[]);
+    referring.check(
+        "server.log_level",
+        expect![[r#"
+        server.log_level = "${env:LEVEL}"  # updraft.toml:2
+    "#]],
+    );
+    let loaded = load(&referring.sources).unwrap();
+    assert_eq!(loaded.config.server.log_level, "debug");
+    assert_eq!(loaded.config.server.io_threads.map(usize::from), Some(3));
+    case(file, &env[..1], &["server.log_level=${file:/nonexistent/level}"]).check("", expect![""]);
+}
+
+#[test]
+fn data_flags_add_to_the_data_of_other_layers() {
+    let mut case = case("[catalog]\ndata = [\"from-file\"]\n", &[], &[]);
+    case.sources.data = vec!["from-flag".to_owned()];
+    case.sources.listen = Some("127.0.0.1:0".to_owned());
+    case.check("catalog.data", expect![""]);
+    case.check(
+        "server.listen",
+        expect![[r#"
+        server.listen = "127.0.0.1:0"  # --listen
+    "#]],
+    );
+}
+
+fn config_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
+}
+
+#[test]
+fn config_reference_is_current() {
+    expect_file![config_dir().join("reference.md")].assert_eq(&reference());
+}
+
+#[test]
+fn config_default_is_current_and_says_what_is_the_default() {
+    expect_file![config_dir().join("default.toml")].assert_eq(&default_toml());
+
+    // Every line `#key = value`, taken at its word, loads, and is what an empty file is.
+    let all: String = default_toml()
+        .lines()
+        .map(|line| {
+            let setting =
+                line.strip_prefix('#').filter(|rest| rest.starts_with(|first: char| first.is_ascii_lowercase()));
+            setting.unwrap_or(line).to_owned() + "\n"
+        })
+        .collect();
+    let loaded = load(&case(&all, &[], &[]).sources).unwrap();
+    let empty = load(&case("", &[], &[]).sources).unwrap();
+    assert_eq!(serde_json::to_value(loaded.config).unwrap(), serde_json::to_value(empty.config).unwrap());
+}
+
+#[test]
+fn config_profiles_load() {
+    for profile in ["small", "medium", "large"] {
+        let file = config_dir().join(format!("{profile}.toml"));
+        let sources = Sources { file: Some(file), ..Sources::default() };
+        let loaded = load(&sources).unwrap_or_else(|problems| panic!("{profile}: {problems}"));
+        assert!(print(&loaded).contains("engine.memory_limit"), "{profile}");
+    }
+}

@@ -1,0 +1,1 @@
+//! Tests that use Updraft as its clients do; everything is under `tests/`.
