@@ -315,7 +315,7 @@ func TestADBCStopping(t *testing.T) {
 func TestADBCErrors(t *testing.T) {
 	feature(t, goADBC, "errors")
 	conn := connected(t)
-	for query, want := range map[string]adbc.Status{"SELECT FROM WHERE": adbc.StatusInvalidArgument, "SELECT * FROM nowhere": adbc.StatusNotFound} {
+	for query, want := range map[string]adbc.Status{"SELECT * FROM": adbc.StatusInvalidArgument, "SELECT * FROM nowhere": adbc.StatusNotFound} {
 		_, _, err := cellsOf(conn, query, nil)
 		var detail adbc.Error
 		if !errors.As(err, &detail) {

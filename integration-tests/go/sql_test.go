@@ -243,7 +243,7 @@ func TestSQLCancel(t *testing.T) {
 func TestSQLErrors(t *testing.T) {
 	feature(t, goSQL, "errors")
 	db := plain(t)
-	for query, want := range map[string]string{"SELECT FROM WHERE": "InvalidArgument", "SELECT * FROM nowhere": "nowhere", "SELECT nothing FROM t": "nothing"} {
+	for query, want := range map[string]string{"SELECT * FROM": "InvalidArgument", "SELECT * FROM nowhere": "nowhere", "SELECT nothing FROM t": "nothing"} {
 		_, err := db.Query(query)
 		says(t, err, want)
 	}

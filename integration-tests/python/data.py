@@ -104,8 +104,8 @@ def folder():
     pq.write_table(pa.table({f"c{i}": pa.array([i, None], pa.int32()) for i in range(WIDE)}), target / "wide.parquet")
     ids = pa.array(range(BIG), pa.int64())
     pq.write_table(pa.table({"id": ids, "name": pa.array([f"n{i % 1000}" for i in range(BIG)])}), target / "big.parquet", row_group_size=100_000)
-    (target / "nested").mkdir()
-    pq.write_table(pa.table({"x": [1]}), target / "nested" / "inner.parquet")
+    (target / "nested" / "inner").mkdir(parents=True)  # A folder of tables is a schema; a table is a file or a folder of files.
+    pq.write_table(pa.table({"x": [1]}), target / "nested" / "inner" / "a.parquet")
     pa.csv.write_csv(pa.table({"x": [1, 2], "s": ["one", "two"]}), target / "texts.csv")
     (target / "lines.json").write_text('{"x": 1, "s": "one"}\n{"x": 2, "s": null}\n')
     stamp.write_text(want)

@@ -262,7 +262,7 @@ def test_timeout_of_the_server(server):
 @pytest.mark.parametrize(
     ("sql", "status", "says"),
     [
-        ("SELECT FROM WHERE", Status.INVALID_ARGUMENT, "(?i)expected|syntax"),
+        ("SELECT * FROM", Status.INVALID_ARGUMENT, "(?i)expected|syntax"),
         ("SELECT * FROM nowhere", Status.NOT_FOUND, "nowhere"),
         ("SELECT nothing FROM t", Status.INVALID_ARGUMENT, "nothing"),
         ("SELECT 1/0", Status.INVALID_ARGUMENT, "(?i)divide"),

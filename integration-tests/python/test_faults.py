@@ -21,6 +21,8 @@ import harness
 from test_pyarrow import LONG
 
 pytestmark = pytest.mark.timeout(180)
+# Spills as long as it runs.
+SPILLING = "SELECT a.id * b.id AS v FROM big AS a CROSS JOIN big AS b ORDER BY v"
 ERRORS = (pa.ArrowException, flight.FlightError, KeyError, OSError)
 
 
@@ -206,19 +208,20 @@ def test_kill_and_restart_leaves_nothing(folder, tmp_path):
     spill = tmp_path / "spill"
     spill.mkdir()
     data = tmp_path / "data"
-    shutil.copytree(folder / "nested", data)
+    shutil.copytree(folder / "nested" / "inner", data)
+    shutil.copy(folder / "big.parquet", data)
     settings = [f"engine.spill_directories=['{spill}']", "engine.memory_limit=256MiB"]
     server = harness.Server(data, settings=settings, log=tmp_path / "one.log")
     client = flight.FlightClient(server.uri)
-    thread = threading.Thread(target=_try, args=(client, LONG))
+    thread = threading.Thread(target=_try, args=(client, SPILLING))
     thread.start()
-    time.sleep(1)
+    time.sleep(3)
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     thread.join(20)
     with querying(data, tmp_path, settings=settings) as (_, again):
-        assert values(again, "SELECT x FROM inner") == [1]
-    assert sorted(p.name for p in data.iterdir()) == ["inner.parquet"]
+        assert values(again, "SELECT x FROM a") == [1]
+    assert sorted(p.name for p in data.iterdir()) == ["a.parquet", "big.parquet"]
     assert [p for p in spill.rglob("*") if p.is_file()] == []
 
 

@@ -82,6 +82,10 @@ pub struct Config {
     /// How much of a result may wait for one slow client before its query pauses.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
+    /// How long a client may read nothing of its result before its query is ended; `0s` = for ever.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub stream_idle_timeout: Duration,
 }
 
 impl Default for Config {
@@ -110,6 +114,7 @@ impl Default for Config {
             planned_max: 1_024,
             ticket_ttl: Duration::from_secs(10 * 60),
             stream_buffer: ByteSize::mib(4),
+            stream_idle_timeout: Duration::from_secs(10 * 60),
         }
     }
 }

@@ -13,6 +13,7 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::physical_plan::ExecutionPlanProperties;
+use datafusion::execution::FunctionRegistry;
 use datafusion::prelude::SessionConfig;
 use futures::Stream;
 use parking_lot::Mutex;
@@ -22,7 +23,7 @@ use tracing::info;
 use updraft_auth::Principal;
 use updraft_catalog::Catalog;
 
-use crate::bridge::Weight;
+use crate::bridge::{self, Weight};
 use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
@@ -108,11 +109,12 @@ impl Engine {
         };
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
         let runtime = runtime_env(&config, memory_limit, &catalog)?;
-        let template = SessionStateBuilder::new()
-            .with_config(session_config())
+        let mut template = SessionStateBuilder::new()
+            .with_config(session_config(&config.time_zone))
             .with_runtime_env(runtime)
             .with_default_features()
             .build();
+        follow_config(&mut template);
         let engine = Arc::new(Self {
             sessions: Sessions::new(&config, front_end, cpu.threads(), memory_limit),
             prepared: PreparedStatements::new(&config),
@@ -463,16 +465,15 @@ impl Engine {
         }
         let guard = self.runs.enter(planned.id, &planned.principal, planned.statement_hash, planned.plan_time);
         let limit = self.limit(&planned, deadline);
-        let watch = matches!(part, Part::One { .. }).then(|| run::watch_claims(&self.cpu, &planned, &guard));
+        if matches!(part, Part::One { .. }) {
+            run::watch_claims(&self.cpu, &planned, &self.runs);
+        }
         let batches = run::open(Arc::clone(self), planned, part);
-        let batches = async move {
-            let opened = batches.await;
-            // Lives as long as the first poll of the batches; the watch ends with the run it watches.
-            drop(watch.flatten().map(AbortOnDropHandle::detach));
-            opened
+        let bounds = bridge::Bounds {
+            bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),
+            idle: self.config.stream_idle_timeout,
         };
-        let buffer = usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX);
-        Ok(QueryStream::start(&self.cpu, guard, limit, buffer, batches, encode))
+        Ok(QueryStream::start(&self.cpu, guard, limit, bounds, batches, encode))
     }
 
     /// Runs a planned statement that returns nothing to a client: `SET` by an update call.
@@ -548,7 +549,7 @@ impl Engine {
             let section = function.documentation().map_or("", |documentation| documentation.doc_section.label);
             let list = match section {
                 "Math Functions" => &mut names.numeric,
-                "String Functions" | "Regular Expression Functions" => &mut names.string,
+                "String Functions" | "Binary String Functions" | "Regular Expression Functions" => &mut names.string,
                 "Time and Date Functions" => &mut names.datetime,
                 _ => &mut names.system,
             };
@@ -610,6 +611,9 @@ impl Engine {
         options.execution.time_zone = Some(settings.time_zone.clone());
         options.catalog.default_catalog = settings.catalog.clone();
         options.catalog.default_schema = settings.schema.clone();
+        if settings.time_zone != self.config.time_zone {
+            follow_config(&mut state);
+        }
         state.mark_start_execution();
         state
     }
@@ -752,13 +756,25 @@ fn query(state: &SessionState, logical: Logical) -> Result<(Work, SchemaRef, u64
     Ok((Work::Query(plan), schema, logical.snapshots))
 }
 
-/// What no session changes.
-fn session_config() -> SessionConfig {
+/// Gives the functions that keep a part of the config, such as `now()` its time zone, the present one.
+fn follow_config(state: &mut SessionState) {
+    let options = state.config().options();
+    let functions = state.scalar_functions().values();
+    let changed: Vec<_> = functions.filter_map(|function| function.inner().with_updated_config(options)).collect();
+    for function in changed {
+        // Only a function of the same name is replaced, which a session state never refuses.
+        let _ = state.register_udf(Arc::new(function));
+    }
+}
+
+/// What no session changes, and the server's time zone.
+fn session_config(time_zone: &str) -> SessionConfig {
     let mut config = SessionConfig::new()
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(updraft_catalog::CATALOG, updraft_catalog::SCHEMA);
     let options = config.options_mut();
+    options.execution.time_zone = Some(time_zone.to_owned());
     // A file may be bigger than memory: small read buffers, compressed spills.
     options.execution.spill_compression = datafusion::config::SpillCompression::Lz4Frame;
     options.execution.sort_pushdown_buffer_capacity = 32 << 20;

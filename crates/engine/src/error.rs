@@ -46,6 +46,9 @@ pub enum Error {
     /// The deadline of the client or the statement timeout passed.
     #[error("query ran longer than its limit of {0}; hint: raise statement_timeout or the client's deadline")]
     Deadline(String),
+    /// The client did not read for too long.
+    #[error("nothing of the result was read for {0}; hint: read faster, or raise engine.stream_idle_timeout")]
+    Idle(String),
     /// Somebody cancelled the query.
     #[error("query was cancelled")]
     Cancelled,
@@ -122,7 +125,7 @@ impl Error {
             Self::Exhausted(_) => ErrorKind::Exhausted,
             Self::Stale(_) => ErrorKind::Stale,
             Self::Draining => ErrorKind::Unavailable,
-            Self::Deadline(_) => ErrorKind::Deadline,
+            Self::Deadline(_) | Self::Idle(_) => ErrorKind::Deadline,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }

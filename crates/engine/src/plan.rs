@@ -193,6 +193,8 @@ impl Planner {
         let mut tables = HashMap::new();
         let mut ids = Vec::new();
         let mut views = Vec::new();
+        // Functions that return tables stand where tables do, as in `FROM generate_series(1, 9)`.
+        let mut functions = HashSet::new();
         let mut seen: HashSet<ResolvedTableReference> = names.iter().cloned().collect();
         let mut wanted = names.to_vec();
         for _ in 0..=VIEW_DEPTH_MAX {
@@ -216,6 +218,8 @@ impl Planner {
                         next.extend(uses.iter().filter(|used| seen.insert((*used).clone())).cloned());
                         views.push((name, sql, statement, uses));
                     }
+                    // A table of that name would come first.
+                    None if state.table_functions().contains_key(&*name.table) => _ = functions.insert(name),
                     None if missing == Missing::IsAnError => return Err(not_found(&name)),
                     None => {}
                 }
@@ -224,6 +228,9 @@ impl Planner {
         }
         if !wanted.is_empty() {
             return Err(Error::Invalid(format!("views use views more than {VIEW_DEPTH_MAX} deep")));
+        }
+        for (.., uses) in &mut views {
+            uses.retain(|used| !functions.contains(used));
         }
         self.plan_views(state, views, &mut tables).await?;
         let schemas = tables.keys().map(|name| name.schema.to_string()).collect();

@@ -20,14 +20,14 @@ use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::error;
+use tracing::{error, warn};
 
-use crate::bridge::{self, Receiver, Sender, Weight};
+use crate::bridge::{self, Bounds, Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
-use crate::query::{Run, RunGuard};
+use crate::query::{Run, RunGuard, Runs};
 use crate::runtime::CpuRuntime;
 
 /// How long the other parts of a result may stay unclaimed after the first was claimed. What they would
@@ -100,14 +100,14 @@ impl<T: Weight + Send + 'static> QueryStream<T> {
         cpu: &CpuRuntime,
         guard: RunGuard,
         limit: Limit,
-        buffer_bytes: usize,
+        bounds: Bounds,
         batches: impl Future<Output = Result<SendableRecordBatchStream, Error>> + Send + 'static,
         encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
     ) -> Self
     where
         S: Stream<Item = Result<T, Error>> + Send + 'static,
     {
-        let (sender, results) = bridge::channel(buffer_bytes);
+        let (sender, results) = bridge::channel(bounds);
         let run = Arc::clone(&guard);
         let ended = Box::pin(ended(Arc::clone(&run), limit));
         let task = cpu.spawn(drive(sender, guard, limit, batches, encode));
@@ -218,8 +218,13 @@ pub(crate) async fn open(
 ) -> Result<SendableRecordBatchStream, Error> {
     if let Part::One { index } = part {
         let parts = planned.parts.lock().clone();
-        let parts = parts.ok_or_else(|| Error::Stale("this result is not in parts; run the query again".to_owned()))?;
-        return parts.claim(index);
+        let parts = parts.ok_or_else(|| Error::Stale("the parts of this result were fetched; run the query again".to_owned()))?;
+        let claimed = parts.claim(index)?;
+        // The streams hold what they need; the plan with all it has built must not outlive them.
+        if parts.all_claimed() {
+            planned.parts.lock().take();
+        }
+        return Ok(claimed);
     }
     match &planned.work {
         Work::Query(plan) => {
@@ -244,16 +249,19 @@ pub(crate) async fn open(
     }
 }
 
-/// Ends the run when its other parts are not claimed in time.
-pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, run: &Arc<Run>) -> Option<AbortOnDropHandle<()>> {
-    let parts = planned.parts.lock().clone()?;
-    let run = Arc::downgrade(run);
-    Some(cpu.spawn(async move {
+/// Ends the whole query when its other parts are not claimed in time.
+pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, runs: &Arc<Runs>) {
+    let (planned, runs) = (Arc::downgrade(planned), Arc::downgrade(runs));
+    // Bounded by the timeout, and holds nothing: no handle to keep.
+    drop(cpu.spawn(async move {
         tokio::time::sleep(CLAIM_TIMEOUT).await;
-        if let (false, Some(run)) = (parts.all_claimed(), run.upgrade()) {
-            run.cancel.cancel();
+        let (Some(planned), Some(runs)) = (planned.upgrade(), runs.upgrade()) else { return };
+        let unclaimed = planned.parts.lock().take().is_some();
+        if unclaimed {
+            warn!(query_id = %planned.id, "ending a query: a part of its result was never fetched");
+            runs.cancel(planned.id, &planned.principal);
         }
-    }))
+    }).detach());
 }
 
 pub(crate) async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, Error> {

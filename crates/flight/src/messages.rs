@@ -74,16 +74,10 @@ pub(crate) enum SetSessionOptionErrorValue {
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(crate) struct GetSessionOptionsRequest {}
-
-#[derive(Clone, PartialEq, Message)]
 pub(crate) struct GetSessionOptionsResult {
     #[prost(map = "string, message", tag = "1")]
     pub(crate) session_options: HashMap<String, SessionOptionValue>,
 }
-
-#[derive(Clone, PartialEq, Message)]
-pub(crate) struct CloseSessionRequest {}
 
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct CloseSessionResult {

@@ -78,6 +78,12 @@ fn classify(statement: DfStatement, found: Placeholders) -> Result<Parsed, Error
         };
     };
     match &**inner {
+        // `DESCRIBE SELECT`; `EXPLAIN` has a statement of DataFusion's own.
+        SqlStatement::Explain { analyze: false, statement: explained, .. }
+            if matches!(**explained, SqlStatement::Query(_)) =>
+        {
+            Ok(Parsed::Read(Box::new(statement), found))
+        }
         SqlStatement::Query(_)
         | SqlStatement::ExplainTable { .. }
         | SqlStatement::ShowTables { .. }
@@ -165,6 +171,7 @@ mod tests {
             "EXPLAIN SELECT 1",
             "EXPLAIN ANALYZE VERBOSE SELECT 1",
             "DESCRIBE t",
+            "DESCRIBE SELECT 1",
             "SHOW TABLES",
             "SHOW COLUMNS FROM t",
             "SHOW ALL",

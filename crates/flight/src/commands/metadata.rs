@@ -132,13 +132,6 @@ async fn entries(server: &Server, call: &Call, command: &CommandGetTables) -> Re
 /// None in practice: arrow refuses only codes of the wrong type.
 pub(crate) fn sql_info(engine: &updraft_engine::Engine, connections_max: usize) -> Result<SqlInfoData, ArrowError> {
     let config = engine.config();
-    let names = engine.functions();
-    let functions = sql_info::FunctionNames {
-        numeric: names.numeric,
-        string: names.string,
-        datetime: names.datetime,
-        system: names.system,
-    };
     let substrait = updraft_engine::substrait_version();
     let facts = sql_info::ServerFacts {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -147,7 +140,7 @@ pub(crate) fn sql_info(engine: &updraft_engine::Engine, connections_max: usize) 
         statement_length_max: i64::try_from(config.sql_length_max.0).unwrap_or(i64::MAX),
         connections_max: i64::try_from(connections_max).unwrap_or(i64::MAX),
     };
-    sql_info::data(&facts, &functions)
+    sql_info::data(&facts, &engine.functions())
 }
 
 #[cfg(test)]

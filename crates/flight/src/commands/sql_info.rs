@@ -10,19 +10,7 @@ use datafusion::arrow::compute::can_cast_types;
 use datafusion::arrow::datatypes::{DataType, IntervalUnit, Schema, SchemaRef, TimeUnit};
 use datafusion::arrow::error::ArrowError;
 use datafusion::sql::sqlparser::keywords;
-
-/// The names of the functions there are, by the four kinds clients ask for.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct FunctionNames {
-    /// Functions of numbers.
-    pub(crate) numeric: Vec<String>,
-    /// Functions of text, regular expressions included.
-    pub(crate) string: Vec<String>,
-    /// All other scalar functions: of conditions, arrays, structs, hashes and the like.
-    pub(crate) system: Vec<String>,
-    /// Functions of dates and times.
-    pub(crate) datetime: Vec<String>,
-}
+use updraft_engine::FunctionNames;
 
 /// What depends on the build and the config of the server. A limit of 0 means there is none, or none is known.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
