@@ -186,7 +186,7 @@ func TestADBCTypes(t *testing.T) {
 			must(t, err)
 			equal(t, len(rows), 4)
 			for i, cell := range rows[3][1:] {
-				if cell != `\N` {
+				if cell != `\N` && cell != array.NullValueStr {
 					t.Errorf("%s is not NULL: %s", schema.Field(i+1).Name, cell)
 				}
 			}

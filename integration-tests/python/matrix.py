@@ -34,8 +34,8 @@ with dbapi.connect("grpc://127.0.0.1:50051", autocommit=True) as conn:
 from adbc_driver_flightsql import dbapi
 
 with dbapi.connect("grpc://127.0.0.1:50051", autocommit=True) as conn:
-    frame = pd.read_sql("SELECT * FROM orders", conn)
-''', ""),
+    frame = pd.read_sql("SELECT * FROM orders", conn, dtype_backend="pyarrow")
+''', "Without `dtype_backend` pandas makes floats of integers that can be NULL."),
     "pyarrow.flight": ("python", '''from pyarrow import flight
 
 client = flight.FlightClient("grpc://127.0.0.1:50051")

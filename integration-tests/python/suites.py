@@ -88,19 +88,20 @@ def python(*args):
     return pytest(results("python"), ["--ignore=test_rust_cli.py"], *args)
 
 
-def jdbc(*versions):
-    codes = []
+def jdbc(*args):
+    """Of ARGS, those that begin with a digit are versions, the rest are for Maven."""
+    versions, more, codes = [a for a in args if a[0].isdigit()], [a for a in args if not a[0].isdigit()], []
     with environment() as env:
         for version in versions or JDBC_VERSIONS:
             env["UPDRAFT_RESULTS"] = str(results(f"jdbc-{version}"))
-            codes.append(call(["mvn", "-q", "-B", "test", f"-Ddriver.version={version}"], TESTS / "jdbc", env))
+            codes.append(call(["mvn", "-q", "-B", "test", f"-Ddriver.version={version}", *more], TESTS / "jdbc", env))
     return max(codes)
 
 
-def go():
+def go(*args):
     with environment() as env:
         env["UPDRAFT_RESULTS"] = str(results("go"))
-        return call(["go", "test", "-count=1", "./..."], TESTS / "go", env)
+        return call(["go", "test", "-count=1", *args, "./..."], TESTS / "go", env)
 
 
 def rust():

@@ -96,7 +96,7 @@ def type_clash(folder):
     pq.write_table(pa.table({"x": ["text"]}), folder / "broken" / "b.parquet")
 
 
-@pytest.mark.parametrize(("break_it", "says"), [(truncated, "broken"), (torn_page, "."), (bad_line, "."), (not_json, "."), (type_clash, "(?s)x.*(Utf8|String|Int64)|Int64")], ids=lambda f: getattr(f, "__name__", ""))
+@pytest.mark.parametrize(("break_it", "says"), [(truncated, "broken"), (torn_page, "(?i)data loss"), (bad_line, "."), (not_json, "."), (type_clash, "(?s)x.*(Utf8|String|Int64)|Int64")], ids=lambda f: getattr(f, "__name__", ""))
 def test_a_broken_file_is_an_error_and_no_more(tmp_path, break_it, says):
     folder = tmp_path / "data"
     folder.mkdir()
@@ -106,7 +106,8 @@ def test_a_broken_file_is_an_error_and_no_more(tmp_path, break_it, says):
         for _ in range(3):
             with pytest.raises(ERRORS, match=says) as raised:
                 fsql.query(client, "SELECT * FROM broken")
-            assert not isinstance(raised.value, flight.FlightInternalError), raised.value
+            # pyarrow has no class of its own for data loss.
+            assert "internal error" not in str(raised.value).lower(), raised.value
             assert values(client, "SELECT x FROM good") == [1]
         assert server.process.poll() is None
 
@@ -262,9 +263,10 @@ def test_drain_stops_what_does_not_end(folder, tmp_path):
 
 def test_idle_server_ends_at_once(folder, tmp_path):
     server = harness.Server(folder, log=tmp_path / "idle.log")
-    with adbc.connect(server.uri, autocommit=True) as conn, conn.cursor() as cur:
-        cur.execute("SELECT 1")
-        cur.fetchall()
+    with adbc.connect(server.uri, autocommit=True) as conn:
+        with conn.cursor() as cur:
+            cur.execute("SELECT 1")
+            cur.fetchall()
         begin = time.monotonic()
         server.stop()  # With the connection still open.
         assert time.monotonic() - begin < 3

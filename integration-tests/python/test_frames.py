@@ -16,7 +16,8 @@ def polars(conn, sql, **kwargs):
 
 
 def pandas(conn, sql, **kwargs):
-    return pd.read_sql(sql, conn, **kwargs)
+    # Without its pyarrow types, pandas makes floats of integers that can be NULL.
+    return pd.read_sql(sql, conn, dtype_backend="pyarrow", **kwargs)
 
 
 
@@ -42,6 +43,7 @@ def test_polars_parameters(conn):
 
 
 @PANDAS("parameters")
+@pytest.mark.xfail(strict=True, raises=NotImplementedError, reason="pandas passes no parameters to ADBC connections")
 def test_pandas_parameters(conn):
     assert list(pandas(conn, "SELECT b FROM t WHERE a = ?", params=(1,))["b"]) == ["x"]
 

@@ -27,7 +27,7 @@ EXPRESSIONS = [
     ("CAST(1.5 AS DOUBLE)", pa.float64(), 1.5),
     ("CAST('NaN' AS DOUBLE) = CAST('NaN' AS DOUBLE)", pa.bool_(), True),
     ("CAST(1.25 AS DECIMAL(10, 2))", pa.decimal128(10, 2), D("1.25")),
-    ("CAST(-12345678901234567890.5 AS DECIMAL(38, 1))", pa.decimal128(38, 1), D("-12345678901234567890.5")),
+    ("CAST('-12345678901234567890.5' AS DECIMAL(38, 1))", pa.decimal128(38, 1), D("-12345678901234567890.5")),
     ("'text'", pa.string(), "text"),
     ("CAST('text' AS VARCHAR)", pa.string(), "text"),
     ("arrow_cast('text', 'Utf8View')", pa.string(), "text"),

@@ -44,7 +44,8 @@ fn crates_use_what_the_picture_says_and_nothing_points_up() {
 fn locked() -> BTreeMap<String, Vec<String>> {
     let lock = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.lock")).unwrap();
     let mut packages: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    let value = |line: &str, key: &str| line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"').map(str::to_owned);
+    let value =
+        |line: &str, key: &str| line.strip_prefix(key)?.strip_prefix(" = \"")?.strip_suffix('"').map(str::to_owned);
     let mut name = String::new();
     for line in lock.lines() {
         if let Some(found) = value(line, "name") {
@@ -71,6 +72,9 @@ fn there_is_one_tls_stack() {
     // rustls with ring; a second stack would be a second set of ciphers, bugs and build tools.
     assert!(locked.contains_key("ring"));
     for name in ["openssl", "openssl-sys", "native-tls", "aws-lc-rs", "aws-lc-sys", "boring", "boring-sys"] {
-        assert!(!locked.contains_key(name), "{name} is in the lock file; find who wants it with `cargo tree -i {name}`");
+        assert!(
+            !locked.contains_key(name),
+            "{name} is in the lock file; find who wants it with `cargo tree -i {name}`"
+        );
     }
 }

@@ -133,7 +133,8 @@ fn files() -> Vec<PathBuf> {
 fn same_files_same_answers() {
     support::run(async {
         let server = Server::start(data::folder(), |config| {
-            config.catalog.views = data::VIEWS.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned())).collect();
+            config.catalog.views =
+                data::VIEWS.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned())).collect();
         })
         .await;
         let mut failures = Vec::new();

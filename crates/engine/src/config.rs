@@ -129,10 +129,7 @@ impl Config {
             }
         };
         let smallest = ByteSize::mib(16);
-        for (key, limit) in [
-            ("memory_limit", self.memory_limit),
-            ("query_memory_limit", self.query_memory_limit),
-        ] {
+        for (key, limit) in [("memory_limit", self.memory_limit), ("query_memory_limit", self.query_memory_limit)] {
             let ok = limit.is_none_or(|limit| limit >= smallest);
             check(key, ok, format!("is too small to run a query; the smallest that works is {smallest}"));
         }

@@ -8,12 +8,12 @@ use bytesize::ByteSize;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::config::ConfigNonZeroUsize;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::physical_plan::ExecutionPlanProperties;
-use datafusion::execution::FunctionRegistry;
 use datafusion::prelude::SessionConfig;
 use futures::Stream;
 use parking_lot::Mutex;
@@ -25,6 +25,7 @@ use updraft_catalog::Catalog;
 
 use crate::bridge::{self, Weight};
 use crate::config::Config;
+use crate::cooperate::Cooperate;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
 use crate::memory;
@@ -113,6 +114,7 @@ impl Engine {
             .with_config(session_config(&config.time_zone))
             .with_runtime_env(runtime)
             .with_default_features()
+            .with_physical_optimizer_rule(Arc::new(Cooperate))
             .build();
         follow_config(&mut template);
         let engine = Arc::new(Self {
@@ -255,7 +257,9 @@ impl Engine {
                     Parsed::Read(statement, placeholders) => {
                         if !placeholders.ids.is_empty() {
                             let names = placeholders.ids.join(", ");
-                            return Err(Error::Invalid(format!("the statement has parameters ({names}); prepare it and bind them")));
+                            return Err(Error::Invalid(format!(
+                                "the statement has parameters ({names}); prepare it and bind them"
+                            )));
                         }
                         let logical = engine.planner.logical(&mut state, *statement).await?;
                         query(&state, logical)?
@@ -792,9 +796,7 @@ fn runtime_env(config: &Config, memory_limit: u64, catalog: &Catalog) -> Result<
         }
         DiskManagerMode::Directories(config.spill_directories.clone())
     };
-    let disk = DiskManagerBuilder::default()
-        .with_mode(mode)
-        .with_max_temp_directory_size(config.spill_limit.0);
+    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(config.spill_limit.0);
     Ok(RuntimeEnvBuilder::new()
         .with_memory_pool(memory::pool(config.memory_pool, memory_limit))
         .with_disk_manager_builder(disk)

@@ -2,6 +2,7 @@
 
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
+use datafusion::sql::sqlparser::parser::ParserError;
 
 use crate::query::QueryId;
 
@@ -163,9 +164,9 @@ fn kind_of(error: &DataFusionError) -> ErrorKind {
         | DataFusionError::Execution(_)
         | DataFusionError::Substrait(_) => ErrorKind::Invalid,
         DataFusionError::NotImplemented(_) => ErrorKind::Invalid,
-        DataFusionError::Internal(_)
-        | DataFusionError::ExecutionJoin(_)
-        | DataFusionError::Ffi(_) => ErrorKind::Internal,
+        DataFusionError::Internal(_) | DataFusionError::ExecutionJoin(_) | DataFusionError::Ffi(_) => {
+            ErrorKind::Internal
+        }
         DataFusionError::ResourcesExhausted(_) => ErrorKind::Exhausted,
         DataFusionError::External(error) => kind_of_external(error.as_ref()),
         DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => kind_of(inner),
@@ -178,7 +179,10 @@ fn kind_of_arrow(error: &ArrowError) -> ErrorKind {
     match error {
         ArrowError::ExternalError(inner) => kind_of_external(inner.as_ref()),
         ArrowError::IoError(_, error) => kind_of_io(error),
-        ArrowError::CsvError(_) | ArrowError::JsonError(_) | ArrowError::AvroError(_) | ArrowError::IpcError(_)
+        ArrowError::CsvError(_)
+        | ArrowError::JsonError(_)
+        | ArrowError::AvroError(_)
+        | ArrowError::IpcError(_)
         | ArrowError::ParquetError(_) => ErrorKind::Corrupt,
         ArrowError::MemoryError(_) => ErrorKind::Exhausted,
         ArrowError::NotYetImplemented(_)
@@ -203,6 +207,8 @@ fn kind_of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> 
         kind_of_arrow(error)
     } else if let Some(error) = error.downcast_ref::<Error>() {
         error.kind()
+    } else if error.is::<regex::Error>() {
+        ErrorKind::Invalid
     } else if error.is::<crate::memory::Refused>() {
         ErrorKind::Exhausted
     } else if let Some(error) = error.downcast_ref::<std::io::Error>() {
@@ -222,6 +228,10 @@ fn kind_of_io(error: &std::io::Error) -> ErrorKind {
 /// DataFusion's text without its layers of prefixes: the user did not ask which component failed.
 fn readable(error: &DataFusionError) -> String {
     let mut text = match error.find_root() {
+        DataFusionError::SQL(error, _) => match error.as_ref() {
+            ParserError::TokenizerError(text) | ParserError::ParserError(text) => format!("syntax error: {text}"),
+            ParserError::RecursionLimitExceeded => "the statement is nested too deep".to_owned(),
+        },
         DataFusionError::Context(_, inner) => inner.strip_backtrace(),
         root => root.strip_backtrace(),
     };

@@ -13,11 +13,13 @@
 //! | `sql` | text limits, placeholders, which statements are allowed |
 //! | `settings` | what a session may change, and the checks |
 //! | `session`, `prepared` | the only state kept for a client, bounded and expiring |
+//! | `cooperate` | joins yield, so that they can be cancelled |
 //! | `memory` | the shared memory pool, and where its limit comes from |
 //! | `names` | pinned tables as the catalog DataFusion plans against |
 
 mod bridge;
 mod config;
+mod cooperate;
 mod engine;
 mod error;
 mod expiring;
@@ -35,7 +37,6 @@ mod sql;
 mod substrait;
 
 pub use bridge::Weight;
-pub use updraft_catalog::{CATALOG, SCHEMA};
 pub use config::{Config, MemoryPoolKind, Partitions};
 pub use engine::{CancelOutcome, Engine, FunctionNames, TableDescription};
 pub use error::{Error, ErrorKind};
@@ -43,6 +44,7 @@ pub use plan::{Planned, Statement};
 pub use prepared::{Parameter, Prepared, PreparedHandle};
 pub use query::QueryId;
 pub use run::{Part, QueryStream};
-pub use substrait::substrait_version;
 pub use session::{Session, SessionId};
 pub use settings::{SettingSpec, Settings};
+pub use substrait::substrait_version;
+pub use updraft_catalog::{CATALOG, SCHEMA};

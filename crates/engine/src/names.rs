@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, CatalogProviderList, SchemaProvider, TableProvider};
+use datafusion::common::ResolvedTableReference;
 use datafusion::common::Result;
 use datafusion::error::DataFusionError;
-use datafusion::common::ResolvedTableReference;
 use parking_lot::Mutex;
 
 /// Finds tables that are not pinned yet, while a plan is being read that does not name them up front.

@@ -10,12 +10,12 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::view::ViewTable;
+use datafusion::common::{ResolvedTableReference, TableReference};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement as DfStatement;
-use datafusion::common::{ResolvedTableReference, TableReference};
 use parking_lot::Mutex;
 use tracing::warn;
 use updraft_auth::Principal;
@@ -185,11 +185,20 @@ impl Planner {
         let plan = crate::substrait::plan(state, plan).await?;
         sql::check_plan(&plan)?;
         let mut found = finder.found.lock().clone();
-        Ok(Logical { plan, snapshots: fingerprint(&mut found), names: found.into_iter().map(|(name, _)| name).collect() })
+        Ok(Logical {
+            plan,
+            snapshots: fingerprint(&mut found),
+            names: found.into_iter().map(|(name, _)| name).collect(),
+        })
     }
 
     /// The tables and views of `names`, each pinned, views planned.
-    async fn pin(&self, state: &SessionState, names: &[ResolvedTableReference], missing: Missing) -> Result<Pinned, Error> {
+    async fn pin(
+        &self,
+        state: &SessionState,
+        names: &[ResolvedTableReference],
+        missing: Missing,
+    ) -> Result<Pinned, Error> {
         let mut tables = HashMap::new();
         let mut ids = Vec::new();
         let mut views = Vec::new();
@@ -298,7 +307,11 @@ impl Planner {
     }
 
     /// The columns of the tables `names`, in their order; `None` where a table cannot be read.
-    pub(crate) async fn columns(&self, state: &SessionState, names: &[ResolvedTableReference]) -> Vec<Option<SchemaRef>> {
+    pub(crate) async fn columns(
+        &self,
+        state: &SessionState,
+        names: &[ResolvedTableReference],
+    ) -> Vec<Option<SchemaRef>> {
         let mut columns = Vec::with_capacity(names.len());
         let pinned = self.pin(state, names, Missing::IsFine).await.ok();
         for name in names {
@@ -343,10 +356,8 @@ pub(crate) fn reference(schema: &str, table: &str) -> ResolvedTableReference {
 
 fn resolved(references: &[TableReference], state: &SessionState) -> Vec<ResolvedTableReference> {
     let catalog = &state.config_options().catalog;
-    let mut names: Vec<_> = references
-        .iter()
-        .map(|name| name.clone().resolve(&catalog.default_catalog, &catalog.default_schema))
-        .collect();
+    let mut names: Vec<_> =
+        references.iter().map(|name| name.clone().resolve(&catalog.default_catalog, &catalog.default_schema)).collect();
     names.sort_unstable_by(|a, b| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
     names.dedup();
     names

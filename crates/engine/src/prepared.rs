@@ -131,7 +131,9 @@ impl PreparedStatements {
             )));
         }
         self.open.insert(prepared.handle, prepared).map_err(|_| {
-            Error::Exhausted("the server has as many prepared statements as it may; close some (engine.prepared_max)".into())
+            Error::Exhausted(
+                "the server has as many prepared statements as it may; close some (engine.prepared_max)".into(),
+            )
         })
     }
 

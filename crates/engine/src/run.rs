@@ -67,7 +67,9 @@ impl Parts {
             let mut claimed = self.claimed.lock();
             let slot = claimed.get_mut(index).ok_or_else(|| Error::Invalid(format!("there is no part {index}")))?;
             if std::mem::replace(slot, true) {
-                return Err(Error::Stale(format!("part {index} of this result was fetched before; run the query again")));
+                return Err(Error::Stale(format!(
+                    "part {index} of this result was fetched before; run the query again"
+                )));
             }
         }
         let partitions = (0..self.plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
@@ -218,7 +220,8 @@ pub(crate) async fn open(
 ) -> Result<SendableRecordBatchStream, Error> {
     if let Part::One { index } = part {
         let parts = planned.parts.lock().clone();
-        let parts = parts.ok_or_else(|| Error::Stale("the parts of this result were fetched; run the query again".to_owned()))?;
+        let parts = parts
+            .ok_or_else(|| Error::Stale("the parts of this result were fetched; run the query again".to_owned()))?;
         let claimed = parts.claim(index)?;
         // The streams hold what they need; the plan with all it has built must not outlive them.
         if parts.all_claimed() {
@@ -253,15 +256,18 @@ pub(crate) async fn open(
 pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, runs: &Arc<Runs>) {
     let (planned, runs) = (Arc::downgrade(planned), Arc::downgrade(runs));
     // Bounded by the timeout, and holds nothing: no handle to keep.
-    drop(cpu.spawn(async move {
-        tokio::time::sleep(CLAIM_TIMEOUT).await;
-        let (Some(planned), Some(runs)) = (planned.upgrade(), runs.upgrade()) else { return };
-        let unclaimed = planned.parts.lock().take().is_some();
-        if unclaimed {
-            warn!(query_id = %planned.id, "ending a query: a part of its result was never fetched");
-            runs.cancel(planned.id, &planned.principal);
-        }
-    }).detach());
+    drop(
+        cpu.spawn(async move {
+            tokio::time::sleep(CLAIM_TIMEOUT).await;
+            let (Some(planned), Some(runs)) = (planned.upgrade(), runs.upgrade()) else { return };
+            let unclaimed = planned.parts.lock().take().is_some();
+            if unclaimed {
+                warn!(query_id = %planned.id, "ending a query: a part of its result was never fetched");
+                runs.cancel(planned.id, &planned.principal);
+            }
+        })
+        .detach(),
+    );
 }
 
 pub(crate) async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, Error> {
@@ -293,8 +299,6 @@ fn each(
             Ok::<_, Error>(execute_stream(plan, context)?)
         }
     });
-    let flat = runs
-        .map_err(|error| DataFusionError::External(Box::new(error)))
-        .try_flatten();
+    let flat = runs.map_err(|error| DataFusionError::External(Box::new(error))).try_flatten();
     Box::pin(RecordBatchStreamAdapter::new(schema, flat))
 }

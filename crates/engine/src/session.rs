@@ -7,7 +7,7 @@ use updraft_auth::Principal;
 use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
-use crate::settings::{Defaults, Settings, SettingSpec};
+use crate::settings::{Defaults, SettingSpec, Settings};
 
 /// 16 bytes that name a session: from a bearer token, a cookie, or made from a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -55,11 +55,7 @@ impl Sessions {
     /// session of another by its id.
     pub(crate) fn get(&self, id: SessionId, principal: &Principal) -> Session {
         let settings = self.changed.get(&(id, principal.clone()));
-        Session {
-            id,
-            principal: principal.clone(),
-            settings: settings.unwrap_or_else(|| Arc::clone(&self.initial)),
-        }
+        Session { id, principal: principal.clone(), settings: settings.unwrap_or_else(|| Arc::clone(&self.initial)) }
     }
 
     /// Stores the session's new settings.
@@ -73,7 +69,9 @@ impl Sessions {
             return Ok(());
         }
         self.changed.insert(key, Arc::new(settings)).map_err(|_| {
-            Error::Exhausted("the server has as many sessions as it may; close some, or raise engine.sessions_max".into())
+            Error::Exhausted(
+                "the server has as many sessions as it may; close some, or raise engine.sessions_max".into(),
+            )
         })
     }
 

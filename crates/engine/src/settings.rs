@@ -99,9 +99,8 @@ impl Defaults {
     pub(crate) fn with(&self, settings: &Settings, name: &str, value: &str) -> Result<Settings, Error> {
         let name = self.canonical(name)?;
         let mut changed = settings.clone();
-        self.apply(&mut changed, name, value.trim()).map_err(|reason| {
-            Error::Invalid(format!("cannot set \"{name}\" to '{value}': {reason}"))
-        })?;
+        self.apply(&mut changed, name, value.trim())
+            .map_err(|reason| Error::Invalid(format!("cannot set \"{name}\" to '{value}': {reason}")))?;
         Ok(changed)
     }
 
@@ -117,9 +116,7 @@ impl Defaults {
 
     /// All names, their documentation, and their values in `settings`, in order of listing.
     pub(crate) fn show(&self, settings: &Settings) -> Vec<(&'static str, String, &'static str)> {
-        self.known()
-            .map(|(name, doc)| (name, self.value(settings, name), doc))
-            .collect()
+        self.known().map(|(name, doc)| (name, self.value(settings, name), doc)).collect()
     }
 
     /// The canonical form of a name.

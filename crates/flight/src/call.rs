@@ -18,8 +18,18 @@ const SETTING_HEADER: &str = "x-updraft-";
 
 /// The settings that the wire adds to those of the engine.
 pub(crate) const WIRE_SETTINGS: &[SettingSpec] = &[
-    SettingSpec { name: SETTINGS[0].0, doc: SETTINGS[0].1, default: "compatible", check: |value| check(SETTINGS[0].0, value) },
-    SettingSpec { name: SETTINGS[1].0, doc: SETTINGS[1].1, default: "none", check: |value| check(SETTINGS[1].0, value) },
+    SettingSpec {
+        name: SETTINGS[0].0,
+        doc: SETTINGS[0].1,
+        default: "compatible",
+        check: |value| check(SETTINGS[0].0, value),
+    },
+    SettingSpec {
+        name: SETTINGS[1].0,
+        doc: SETTINGS[1].1,
+        default: "none",
+        check: |value| check(SETTINGS[1].0, value),
+    },
     SettingSpec { name: SETTINGS[2].0, doc: SETTINGS[2].1, default: "1", check: |value| check(SETTINGS[2].0, value) },
 ];
 

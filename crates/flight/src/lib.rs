@@ -33,6 +33,7 @@ pub use layers::Caller;
 pub use server::{Error, serve, settings};
 pub use ticket::open_for_fuzzing;
 pub use transport::{
-    BindError, ClientCertificate, Drained, INSECURE_WORDS, Limits, Stop, Tls, TlsError, TlsReloader, bind, exposure_problem,
+    BindError, ClientCertificate, Drained, INSECURE_WORDS, Limits, Stop, Tls, TlsError, TlsReloader, bind,
+    exposure_problem,
 };
 pub use wire::{UploadError, UploadLimits, WireOptions, read_upload};

@@ -66,7 +66,8 @@ pub async fn serve(
     let message_max = size(config.limits.max_message_size);
     let server = Arc::new(Server {
         sealer: authenticator.sealer().clone(),
-        sql_info: metadata::sql_info(&engine, config.limits.max_connections).expect("the codes and their types are fixed"),
+        sql_info: metadata::sql_info(&engine, config.limits.max_connections)
+            .expect("the codes and their types are fixed"),
         message_size: size(config.message_size),
         upload: UploadLimits { bytes: size(config.upload_limit), ..UploadLimits::default() },
         engine: Arc::clone(&engine),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use arrow_flight::flight_service_server::FlightService;
 use arrow_flight::sql::{Any, Command, ProstMessageExt};
 use arrow_flight::{
-    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse, PollInfo,
-    PutResult, Result as ActionResult, SchemaResult, Ticket,
+    Action, ActionType, Criteria, Empty, FlightData, FlightDescriptor, FlightInfo, HandshakeRequest, HandshakeResponse,
+    PollInfo, PutResult, Result as ActionResult, SchemaResult, Ticket,
 };
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -99,7 +99,12 @@ impl FlightService for FlightSql {
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let call = self.call(&request)?;
         let info = self.info(&call, request.into_inner()).await?;
-        Ok(Response::new(PollInfo { info: Some(info), flight_descriptor: None, progress: Some(1.0), expiration_time: None }))
+        Ok(Response::new(PollInfo {
+            info: Some(info),
+            flight_descriptor: None,
+            progress: Some(1.0),
+            expiration_time: None,
+        }))
     }
 
     async fn get_schema(&self, request: Request<FlightDescriptor>) -> Result<Response<SchemaResult>, Status> {
@@ -167,7 +172,9 @@ impl FlightService for FlightSql {
         let Action { r#type: name, body } = request.into_inner();
         // Actions of Flight SQL come wrapped in `Any`, those of Flight bare.
         let answer = match name.as_str() {
-            "CreatePreparedStatement" => Some(any(&create_result(prepared::create(server, &call, unwrapped(&name, body)?).await?))),
+            "CreatePreparedStatement" => {
+                Some(any(&create_result(prepared::create(server, &call, unwrapped(&name, body)?).await?)))
+            }
             "CreatePreparedSubstraitPlan" => {
                 Some(any(&create_result(prepared::create_substrait(server, &call, unwrapped(&name, body)?).await?)))
             }

@@ -65,7 +65,8 @@ mod tests {
         let sealer = Sealer::new(&[7; 32]);
         let ann = Principal::new("ann");
         let ticket = Ticket { principal: "ann".into(), query: vec![1; 16], ..Ticket::default() };
-        let code = |sealed: &[u8], principal: &Principal| open(&sealer, sealed, principal).err().map(|status| status.code());
+        let code =
+            |sealed: &[u8], principal: &Principal| open(&sealer, sealed, principal).err().map(|status| status.code());
 
         let sealed = seal(&sealer, ticket.clone(), Duration::from_secs(60));
         assert_eq!(code(&sealed, &ann), None);

@@ -25,13 +25,14 @@ pub fn init(config: &ServerConfig) {
 /// directives, which would silence the log, so it is refused here.
 pub fn filter(directives: &str) -> Result<EnvFilter, DirectiveError> {
     const LEVELS: [&str; 6] = ["error", "warn", "info", "debug", "trace", "off"];
-    for directive in directives.split(',').map(str::trim) {
-        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level);
+    let directives: Vec<_> = directives.split(',').map(str::trim).collect();
+    for directive in &directives {
+        let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
         if !LEVELS.contains(&level.to_lowercase().as_str()) {
             return Err(DirectiveError::Level(level.to_owned()));
         }
     }
-    EnvFilter::builder().parse(directives).map_err(DirectiveError::Directive)
+    EnvFilter::builder().parse(directives.join(",")).map_err(DirectiveError::Directive)
 }
 
 /// Why a log level cannot be used.

@@ -48,7 +48,11 @@ fn exit_codes_are_as_documented() {
         (&["config", "check", "--config", "/nonexistent.toml"], 2, "/nonexistent.toml: cannot be read"),
         (&["serve", "--set", "server.log_level=loud"], 2, "`loud` is no log level"),
         (&["serve", "--listen", &taken], 1, "server.listen"),
-        (&["serve", "--listen", "127.0.0.1:0", "--set", &format!("server.admin_listen={taken}")], 1, "server.admin_listen"),
+        (
+            &["serve", "--listen", "127.0.0.1:0", "--set", &format!("server.admin_listen={taken}")],
+            1,
+            "server.admin_listen",
+        ),
         (&["serve", "--listen", "0.0.0.0:0"], 2, "server.listen"),
         (&["query", "--uri", nobody, "SELECT 1"], 1, "is `updraft serve` running there?"),
         (&["query", "--uri", "localhost", "SELECT 1"], 1, "is not an address"),
@@ -149,7 +153,8 @@ fn serves_a_folder_answers_in_every_format_and_ends_when_told() {
     let data = data.to_str().unwrap();
     let (exit, _, stderr) = run(&["sample", "--scale", "0.001", data]);
     assert_eq!(exit, Some(0), "{stderr}");
-    let mut server = Server::start(&["--data", data, "--set", "engine.memory_limit=512MiB", "--set", "engine.target_partitions=2"]);
+    let mut server =
+        Server::start(&["--data", data, "--set", "engine.memory_limit=512MiB", "--set", "engine.target_partitions=2"]);
 
     let sql = "SELECT r_regionkey, r_name FROM region ORDER BY 1 LIMIT 2";
     let query = |args: &[&str]| run(&[&["query", "--uri", server.uri.as_str()], args].concat());
@@ -170,11 +175,15 @@ fn serves_a_folder_answers_in_every_format_and_ends_when_told() {
     assert_eq!(query(&["--format", "json", sql]).1, json);
     let file = dir.path().join("out");
     for (format, magic) in [("parquet", &b"PAR1"[..]), ("arrow", &[0xff; 4])] {
-        let (exit, stdout, stderr) = query(&["--format", format, "--output", file.to_str().unwrap(), "SELECT * FROM lineitem"]);
+        let (exit, stdout, stderr) =
+            query(&["--format", format, "--output", file.to_str().unwrap(), "SELECT * FROM lineitem"]);
         assert_eq!((exit, stdout.as_str(), stderr.as_str()), (Some(0), "", ""));
         assert!(std::fs::read(&file).unwrap().starts_with(magic), "{format}");
     }
-    let (exit, rows, _) = run_with_input(&["query", "--uri", &server.uri, "--format", "csv", "-"], "SELECT count(*) AS n FROM lineitem\n");
+    let (exit, rows, _) = run_with_input(
+        &["query", "--uri", &server.uri, "--format", "csv", "-"],
+        "SELECT count(*) AS n FROM lineitem\n",
+    );
     assert_eq!((exit, rows.as_str()), (Some(0), "n\n6005\n"));
     let (exit, stdout, stderr) = query(&["SELECT * FROM regoin"]);
     assert_eq!((exit, stdout.as_str()), (Some(1), ""));

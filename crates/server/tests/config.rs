@@ -97,9 +97,24 @@ fn values_take_the_type_of_their_setting() {
     "#]],
     );
     // An empty value unsets what is optional.
-    case("", &[("UPDRAFT__SERVER__IO_THREADS", "")], &[]).check("server.io_threads", expect![""]);
-    case("", &[], &["catalog.data=a, b"]).check("catalog.data", expect![""]);
-    case("", &[], &[r#"catalog.data=["a,b", "c"]"#]).check("catalog.data", expect![""]);
+    case("", &[("UPDRAFT__SERVER__IO_THREADS", "")], &[]).check(
+        "server.io_threads",
+        expect![[r#"
+        server.io_threads = ""  # UPDRAFT__SERVER__IO_THREADS
+    "#]],
+    );
+    case("", &[], &["catalog.data=a, b"]).check(
+        "catalog.data",
+        expect![[r#"
+        catalog.data = ["a", "b"]  # --set
+    "#]],
+    );
+    case("", &[], &[r#"catalog.data=["a,b", "c"]"#]).check(
+        "catalog.data",
+        expect![[r#"
+        catalog.data = ["a,b", "c"]  # --set
+    "#]],
+    );
 }
 
 #[test]
@@ -107,14 +122,36 @@ fn all_problems_are_reported_at_once() {
     let file = "[server]\ndrain_grace = \"soon\"\nlog_format = \"jsn\"\nlisten = 5\n\n[engine]\nmemory_limt = \"1GiB\"\n\n[egine]\nbatch_size = 1\n";
     let env = [("UPDRAFT__ENGINE__BATCHSIZE", "5"), ("UPDRAFT__SERVER__LOG_LEVEL", "loud")];
     let set = ["engine.batch_size=many", "drain_grace=5s", "no value", "a..b=1", "server.listen[0]=x"];
-    case(file, &env, &set).check("", expect![""]);
+    case(file, &env, &set).check("", expect![[r#"
+        the configuration has 12 problems:
+          --set: `a..b` is not a key path; write keys between dots, such as `engine.memory_limit`
+          --set: `no value` has no `=`; write it as `engine.memory_limit=2GiB`
+          drain_grace (--set): unknown key; did you mean `server.drain_grace`?
+          egine (updraft.toml:10): unknown key; did you mean `engine`?
+          engine.batch_size (--set): this is the string "many"; a whole number is expected
+          engine.batchsize (UPDRAFT__ENGINE__BATCHSIZE): unknown key; did you mean UPDRAFT__ENGINE__BATCH_SIZE?
+          engine.memory_limt (updraft.toml:7): unknown key; did you mean `engine.memory_limit`?
+          server.drain_grace (updraft.toml:2): invalid value: string "soon", expected a duration
+          server.listen (updraft.toml:4): invalid type: integer `5`, expected socket address
+          server.listen[0] (--set): an item of a list cannot be set alone; set the whole list
+          server.log_format (updraft.toml:3): `jsn` is none of `text`, `json`; did you mean `json`?
+          server.log_level (UPDRAFT__SERVER__LOG_LEVEL): `loud` is no log level; use a level such as `info`, or `info,updraft_engine=debug`
+    "#]]);
 }
 
 #[test]
 fn a_broken_file_names_the_line_and_the_rest_is_checked() {
-    case("[server]\nlog_level = \n\n[engine]\nbatch_sze = 5\n", &[], &[]).check("", expect![""]);
+    case("[server]\nlog_level = \n\n[engine]\nbatch_sze = 5\n", &[], &[]).check("", expect![[r#"
+        the configuration has 3 problems:
+          updraft.toml:2: string values must be quoted, expected literal string
+          engine.batch_sze (updraft.toml:5): unknown key; did you mean `engine.batch_size`?
+          server.log_level (updraft.toml:2): `` is no log level; use a level such as `info`, or `info,updraft_engine=debug`
+    "#]]);
     let missing = Sources { file: Some(PathBuf::from("/nonexistent/updraft.toml")), ..Sources::default() };
-    expect![""].assert_eq(&load(&missing).unwrap_err().to_string());
+    expect![[r#"
+        the configuration has a problem:
+          /nonexistent/updraft.toml: cannot be read: No such file or directory (os error 2)"#]]
+    .assert_eq(&load(&missing).unwrap_err().to_string());
 }
 
 #[test]
@@ -132,7 +169,15 @@ fn references_are_resolved_and_missing_ones_are_problems() {
     let loaded = load(&referring.sources).unwrap();
     assert_eq!(loaded.config.server.log_level, "debug");
     assert_eq!(loaded.config.server.io_threads.map(usize::from), Some(3));
-    case(file, &env[..1], &["server.log_level=${file:/nonexistent/level}"]).check("", expect![""]);
+    case(file, &env[..1], &["server.log_level=${file:/nonexistent/level}"]).check(
+        "",
+        expect![[r#"
+        the configuration has 3 problems:
+          server.io_threads (updraft.toml:3): environment variable THREADS is not set
+          server.io_threads (updraft.toml:3): this is the string "${env:THREADS}"; a whole number is expected
+          server.log_level (--set): cannot read file /nonexistent/level: No such file or directory (os error 2)
+    "#]],
+    );
 }
 
 #[test]
@@ -140,7 +185,12 @@ fn data_flags_add_to_the_data_of_other_layers() {
     let mut case = case("[catalog]\ndata = [\"from-file\"]\n", &[], &[]);
     case.sources.data = vec!["from-flag".to_owned()];
     case.sources.listen = Some("127.0.0.1:0".to_owned());
-    case.check("catalog.data", expect![""]);
+    case.check(
+        "catalog.data",
+        expect![[r#"
+        catalog.data = ["from-file", "from-flag"]  # updraft.toml:2
+    "#]],
+    );
     case.check(
         "server.listen",
         expect![[r#"

@@ -32,7 +32,11 @@ pub fn folder() -> TempDir {
     arrow(&root.join("numbers.arrow"), &RecordBatch::try_from_iter([("n", n), ("even", even)]).unwrap());
     parquet(
         &root.join("Mixed Case.parquet"),
-        &table(&[("Id", DataType::Int32, "1 2"), ("the_value", DataType::Utf8, "x y"), ("select", DataType::Utf8, "p q")]),
+        &table(&[
+            ("Id", DataType::Int32, "1 2"),
+            ("the_value", DataType::Utf8, "x y"),
+            ("select", DataType::Utf8, "p q"),
+        ]),
     );
     dir
 }
@@ -148,51 +152,69 @@ fn types(root: &Path) {
         ("timestamp_ms", Timestamp(TimeUnit::Millisecond, None), "1969-12-31T23:59:59.999 2024-02-29T12:00:00 -"),
         ("timestamp_us", Timestamp(TimeUnit::Microsecond, None), "1969-12-31T23:59:59.999999 2024-02-29T12:00:00 -"),
         ("timestamp_ns", Timestamp(TimeUnit::Nanosecond, None), "1969-12-31T23:59:59.999999999 2024-02-29T12:00:00 -"),
-        ("timestamp_utc", Timestamp(TimeUnit::Microsecond, Some("UTC".into())), "1970-01-01T00:00:00Z 2024-02-29T12:00:00Z -"),
-        ("timestamp_oslo", Timestamp(TimeUnit::Millisecond, Some("Europe/Oslo".into())), "1970-01-01T00:00:00Z 2024-07-01T12:00:00Z -"),
+        (
+            "timestamp_utc",
+            Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            "1970-01-01T00:00:00Z 2024-02-29T12:00:00Z -",
+        ),
+        (
+            "timestamp_oslo",
+            Timestamp(TimeUnit::Millisecond, Some("Europe/Oslo".into())),
+            "1970-01-01T00:00:00Z 2024-07-01T12:00:00Z -",
+        ),
         ("dictionary", Dictionary(Box::new(Int32), Box::new(Utf8)), "a b -"),
     ]);
     parquet(&root.join("types.parquet"), &scalars);
 
     // Types that have no text form, or that Parquet does not keep.
-    let fixed = FixedSizeBinaryArray::try_from_sparse_iter_with_size([Some(b"ab"), Some(b"cd"), None].into_iter(), 2).unwrap();
-    let days = IntervalDayTimeArray::from_iter([Some(IntervalDayTime::new(-1, 500)), Some(IntervalDayTime::new(2, 0)), None]);
-    let months = [Some(IntervalMonthDayNano::new(14, -3, 1_000_000_000)), Some(IntervalMonthDayNano::new(0, 0, 1)), None];
+    let fixed =
+        FixedSizeBinaryArray::try_from_sparse_iter_with_size([Some(b"ab"), Some(b"cd"), None].into_iter(), 2).unwrap();
+    let days =
+        IntervalDayTimeArray::from_iter([Some(IntervalDayTime::new(-1, 500)), Some(IntervalDayTime::new(2, 0)), None]);
+    let months =
+        [Some(IntervalMonthDayNano::new(14, -3, 1_000_000_000)), Some(IntervalMonthDayNano::new(0, 0, 1)), None];
     let duration = DurationSecondArray::from(vec![Some(-1), Some(90), None]);
     let days_ms = Date64Array::from(vec![Some(0), Some(86_400_000), None]);
-    let runs = RunArray::<Int32Type>::try_new(&Int32Array::from(vec![2, 3]), &StringArray::from(vec![Some("r"), None])).unwrap();
+    let runs = RunArray::<Int32Type>::try_new(&Int32Array::from(vec![2, 3]), &StringArray::from(vec![Some("r"), None]))
+        .unwrap();
     let keyed: DictionaryArray<Int8Type> = [Some("k"), Some("k"), None].into_iter().collect();
-    let unusual = RecordBatch::try_from_iter([
-        ("null", Arc::new(NullArray::new(3)) as ArrayRef),
-        ("fixed_binary", Arc::new(fixed) as ArrayRef),
-        ("interval_dt", Arc::new(days) as ArrayRef),
-        ("interval_mdn", Arc::new(IntervalMonthDayNanoArray::from_iter(months)) as ArrayRef),
-        ("interval_ym", Arc::new(IntervalYearMonthArray::from(vec![Some(-13), Some(1), None])) as ArrayRef),
-        ("duration", Arc::new(duration) as ArrayRef),
-        ("date64", Arc::new(days_ms) as ArrayRef),
-        ("run_end", Arc::new(runs) as ArrayRef),
-        ("keyed", Arc::new(keyed) as ArrayRef),
+    let unusual = RecordBatch::try_from_iter_with_nullable([
+        ("null", Arc::new(NullArray::new(3)) as ArrayRef, true),
+        ("fixed_binary", Arc::new(fixed) as ArrayRef, true),
+        ("interval_dt", Arc::new(days) as ArrayRef, true),
+        ("interval_mdn", Arc::new(IntervalMonthDayNanoArray::from_iter(months)) as ArrayRef, true),
+        ("interval_ym", Arc::new(IntervalYearMonthArray::from(vec![Some(-13), Some(1), None])) as ArrayRef, true),
+        ("duration", Arc::new(duration) as ArrayRef, true),
+        ("date64", Arc::new(days_ms) as ArrayRef, true),
+        ("run_end", Arc::new(runs) as ArrayRef, true),
+        ("keyed", Arc::new(keyed) as ArrayRef, true),
     ]);
     arrow(&root.join("unusual.arrow"), &unusual.unwrap());
 }
 
 /// Lists, structs and maps, with NULL and empty ones.
 fn nested(root: &Path) {
-    let list = ListArray::from_iter_primitive::<Int32Type, _, _>([
-        Some(vec![Some(1), Some(2), None]),
-        Some(vec![]),
-        None,
-    ]);
+    let list =
+        ListArray::from_iter_primitive::<Int32Type, _, _>([Some(vec![Some(1), Some(2), None]), Some(vec![]), None]);
     let fields = Fields::from(vec![Field::new("x", DataType::Int32, true), Field::new("y", DataType::Utf8, true)]);
     let x = Arc::new(Int32Array::from(vec![Some(1), None, Some(9)])) as ArrayRef;
     let y = Arc::new(StringArray::from(vec![Some("a"), Some("b"), None])) as ArrayRef;
     let structs = StructArray::new(fields, vec![x, y], Some(vec![true, true, false].into()));
     let entries = StructArray::from(vec![
         (Arc::new(Field::new("keys", DataType::Utf8, false)), Arc::new(StringArray::from(vec!["k", "l"])) as ArrayRef),
-        (Arc::new(Field::new("values", DataType::Int64, true)), Arc::new(Int64Array::from(vec![Some(7), None])) as ArrayRef),
+        (
+            Arc::new(Field::new("values", DataType::Int64, true)),
+            Arc::new(Int64Array::from(vec![Some(7), None])) as ArrayRef,
+        ),
     ]);
     let field = Arc::new(Field::new("entries", entries.data_type().clone(), false));
-    let maps = MapArray::new(field, OffsetBuffer::new(vec![0, 2, 2, 2].into()), entries, Some(vec![true, true, false].into()), false);
+    let maps = MapArray::new(
+        field,
+        OffsetBuffer::new(vec![0, 2, 2, 2].into()),
+        entries,
+        Some(vec![true, true, false].into()),
+        false,
+    );
     let batch = RecordBatch::try_from_iter([
         ("id", Arc::new(Int32Array::from(vec![1, 2, 3])) as ArrayRef),
         ("list", Arc::new(list) as ArrayRef),
@@ -227,7 +249,8 @@ fn sales(root: &Path) {
 /// Tables whose files do not have the same columns.
 fn differing(root: &Path) {
     let old = table(&[("id", DataType::Int32, "1 2"), ("name", DataType::Utf8, "a b")]);
-    let new = table(&[("id", DataType::Int32, "3"), ("extra", DataType::Float64, "0.5"), ("name", DataType::Utf8, "c")]);
+    let new =
+        table(&[("id", DataType::Int32, "3"), ("extra", DataType::Float64, "0.5"), ("name", DataType::Utf8, "c")]);
     parquet(&root.join("grown/1.parquet"), &old);
     parquet(&root.join("grown/2.parquet"), &new);
     parquet(&root.join("clash/1.parquet"), &table(&[("v", DataType::Int32, "1")]));

@@ -21,8 +21,6 @@ use support::{Server, data};
 use tempfile::TempDir;
 use updraft_server::Config;
 
-use client::Wire;
-
 /// Makes rows for much longer than any test runs.
 const LONG: &str = "SELECT a.value * b.value AS v FROM generate_series(1, 1000000) AS a \
     CROSS JOIN generate_series(1, 1000000) AS b";
@@ -46,7 +44,7 @@ fn folder() -> TempDir {
             ("price", DataType::Decimal128(12, 2), "1.50 -"),
             ("day", DataType::Date32, "2024-02-29 -"),
             ("kind", dictionary, "x y"),
-            ("view", DataType::Utf8View, "v w"),
+            ("word", DataType::Utf8View, "v w"),
         ]),
     );
     dir
@@ -65,6 +63,9 @@ fn with_server<F: Future<Output = Server>>(change: impl FnOnce(&mut Config), tes
         server.running.stop().await.unwrap();
     });
 }
+
+/// No change to the settings.
+fn as_it_is(_: &mut Config) {}
 
 /// Waits, for a short time, until no query runs and no memory is taken.
 async fn nothing_runs(server: &Server) {

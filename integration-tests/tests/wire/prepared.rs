@@ -2,9 +2,9 @@
 
 use arrow_flight::encode::FlightDataEncoderBuilder;
 use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest,
-    CommandPreparedStatementQuery, CommandPreparedStatementUpdate, CommandStatementSubstraitPlan, DoPutPreparedStatementResult,
-    ProstMessageExt, SubstraitPlan,
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedSubstraitPlanRequest, CommandPreparedStatementQuery, CommandPreparedStatementUpdate,
+    CommandStatementSubstraitPlan, DoPutPreparedStatementResult, ProstMessageExt, SubstraitPlan,
 };
 use arrow_flight::{FlightData, IpcMessage};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 
 use crate::client::{Fetched, Wire, announced, descriptor, told};
 use crate::support::data::table;
-use crate::with_server;
+use crate::{as_it_is, with_server};
 
 /// `ActionCreatePreparedStatementResult`, with the field that arrow-flight lacks.
 #[derive(Clone, PartialEq, prost::Message)]
@@ -63,7 +63,11 @@ async fn bind(wire: &mut Wire, prepared: &Created, batch: RecordBatch) -> Result
     let messages = messages(&prepared.query(), batch).await;
     let (results, _) = wire.put(stream::iter(messages)).await?;
     let result = DoPutPreparedStatementResult::decode(results[0].app_metadata.clone()).unwrap();
-    assert_eq!(result.prepared_statement_handle, Some(prepared.handle.clone()), "Java takes an absent one for an empty one");
+    assert_eq!(
+        result.prepared_statement_handle,
+        Some(prepared.handle.clone()),
+        "Java takes an absent one for an empty one"
+    );
     Ok(())
 }
 
@@ -87,7 +91,7 @@ fn int(values: &str) -> RecordBatch {
 
 #[test]
 fn parameters_of_every_form_are_described_and_bound() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let mut lines = Vec::new();
         for (sql, bound) in [
@@ -95,11 +99,20 @@ fn parameters_of_every_form_are_described_and_bound() {
             ("SELECT name FROM t WHERE id = $1", int("3")),
             ("SELECT name FROM t WHERE id = :id", table(&[("id", DataType::Int64, "3")])),
             ("SELECT name FROM t WHERE id = $id", table(&[("$id", DataType::Int32, "1")])),
-            ("SELECT id FROM t WHERE id > ? AND id < ?", table(&[("", DataType::Int64, "1"), ("", DataType::Int64, "3")])),
+            (
+                "SELECT id FROM t WHERE id > ? AND id < ?",
+                table(&[("", DataType::Int64, "1"), ("", DataType::Int64, "3")]),
+            ),
             // `$2` is bound second, wherever it stands.
-            ("SELECT id FROM t WHERE id > $2 AND id < $1", table(&[("", DataType::Int64, "3"), ("", DataType::Int64, "1")])),
+            (
+                "SELECT id FROM t WHERE id > $2 AND id < $1",
+                table(&[("", DataType::Int64, "3"), ("", DataType::Int64, "1")]),
+            ),
             // By name, in any order; once, for both places.
-            ("SELECT id FROM t WHERE id > :low AND id < :high", table(&[("high", DataType::Int64, "3"), ("low", DataType::Int64, "1")])),
+            (
+                "SELECT id FROM t WHERE id > :low AND id < :high",
+                table(&[("high", DataType::Int64, "3"), ("low", DataType::Int64, "1")]),
+            ),
             ("SELECT id FROM t WHERE id = :x OR id = :x + 1 ORDER BY id", table(&[("x", DataType::Int64, "2")])),
             // Without a type of its own.
             ("SELECT ? AS x", table(&[("", DataType::Utf8, "text")])),
@@ -121,14 +134,46 @@ fn parameters_of_every_form_are_described_and_bound() {
             lines.push(format!("{sql}\n    ({}) {}", prepared.parameters(), fetched.rows().join(", ")));
             close(&mut wire, &prepared).await;
         }
-        expect![[r#""#]].assert_eq(&lines.join("\n"));
+        expect![[r#"
+            SELECT name FROM t WHERE id = ?
+                (1 Int64) a
+            SELECT name FROM t WHERE id = $1
+                (1 Int64) c
+            SELECT name FROM t WHERE id = :id
+                (id Int64) c
+            SELECT name FROM t WHERE id = $id
+                (id Int64) a
+            SELECT id FROM t WHERE id > ? AND id < ?
+                (1 Int64, 2 Int64) 2
+            SELECT id FROM t WHERE id > $2 AND id < $1
+                (1 Int64, 2 Int64) 2
+            SELECT id FROM t WHERE id > :low AND id < :high
+                (low Int64, high Int64) 2
+            SELECT id FROM t WHERE id = :x OR id = :x + 1 ORDER BY id
+                (x Int64) 2, 3
+            SELECT ? AS x
+                (1 Null) text
+            SELECT ? AS x
+                (1 Null) NULL
+            SELECT id FROM t WHERE id = ?
+                (1 Int64) 2
+            SELECT count(*) FROM t WHERE id = ?
+                (1 Int64) 0
+            SELECT name FROM t WHERE name LIKE ?
+                (1 Utf8) a
+            SELECT id FROM t ORDER BY id LIMIT ?
+                (1 Null) 1, 2
+            SELECT price FROM dated WHERE day = ?
+                (1 Date32) 1.50
+            SELECT kind FROM dated WHERE price = ?
+                (1 Decimal128(12, 2)) x"#]].assert_eq(&lines.join("\n"));
         server
     });
 }
 
 #[test]
 fn what_does_not_fit_is_refused_with_both_sides_named() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let mut lines = Vec::new();
         for (sql, bound) in [
@@ -153,14 +198,34 @@ fn what_does_not_fit_is_refused_with_both_sides_named() {
             let text = outcome.await.unwrap_or_else(|status| told(&status));
             lines.push(format!("{sql}\n    {text}"));
         }
-        expect![[r#""#]].assert_eq(&lines.join("\n"));
+        expect![[r#"
+            SELECT id FROM t WHERE id = ?
+                InvalidArgument: the statement has 1 parameters ($1), 2 were bound
+            SELECT id FROM t WHERE id > ? AND id < ?
+                InvalidArgument: the statement has 2 parameters ($1, $2), 1 were bound
+            SELECT id FROM t WHERE id = ?
+                InvalidArgument: parameter 1 is Utf8 and does not fit Int64: Arrow error: Cast error: Cannot cast string 'x' to value of Int64 type
+            SELECT id FROM t WHERE id = :a AND id = :b
+                InvalidArgument: the statement has 2 parameters ($a, $b), 1 were bound
+            SELECT id FROM t WHERE id = ?
+                InvalidArgument: the statement has parameters ($1) and none are bound
+            SELECT id FROM t WHERE id = ? OR id = $1
+                InvalidArgument: a statement may use one kind of placeholder: ?, or $1, or names ($name and :name)
+            SELECT id FROM nothing WHERE id = ?
+                NotFound: table "nothing" does not exist; hint: SHOW TABLES lists those you may read
+            SELECT ? + ?
+                InvalidArgument: the statement has parameters ($1, $2) and none are bound
+            INSERT INTO t VALUES (?, ?)
+                InvalidArgument: INSERT INTO is not offered; this server answers statements that read: SELECT, EXPLAIN, SHOW, DESCRIBE, and SET of session settings
+            SELECT 1; SELECT ?
+                InvalidArgument: give one statement at a time"#]].assert_eq(&lines.join("\n"));
         server
     });
 }
 
 #[test]
 fn several_bound_rows_run_one_after_the_other() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let prepared = create(&mut wire, "SELECT id, name FROM t WHERE id >= ? ORDER BY id").await.unwrap();
         bind(&mut wire, &prepared, int("2 3 9")).await.unwrap();
@@ -181,7 +246,7 @@ fn several_bound_rows_run_one_after_the_other() {
 
 #[test]
 fn a_closed_statement_is_gone_and_closing_it_again_is_fine() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let prepared = create(&mut wire, "SELECT 1").await.unwrap();
         assert_eq!(run(&mut wire, &prepared).await.unwrap().rows(), ["1"]);
@@ -200,7 +265,7 @@ fn a_closed_statement_is_gone_and_closing_it_again_is_fine() {
 
 #[test]
 fn a_statement_sees_its_tables_as_they_are_now() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let prepared = create(&mut wire, "SELECT sum(id) FROM t").await.unwrap();
         assert_eq!(run(&mut wire, &prepared).await.unwrap().rows(), ["6"]);
@@ -213,7 +278,7 @@ fn a_statement_sees_its_tables_as_they_are_now() {
 
 #[test]
 fn set_as_a_prepared_statement_is_an_update() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let prepared = create(&mut wire, "SET batch_size = 55").await.unwrap();
         assert_eq!((prepared.is_update, prepared.dataset_schema.len()), (Some(true), 0), "JDBC decides by the schema");
@@ -234,7 +299,7 @@ fn set_as_a_prepared_statement_is_an_update() {
 
 #[test]
 fn substrait_plans_run_and_can_be_prepared() {
-    with_server(|_| {}, |server| async {
+    with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;
         let context = SessionContext::new();
         let file = server.dir.path().join("t.parquet");
@@ -256,7 +321,10 @@ fn substrait_plans_run_and_can_be_prepared() {
         let nonsense = SubstraitPlan { plan: Bytes::from_static(b"\xff\xff"), version: String::new() };
         let command = CommandStatementSubstraitPlan { plan: Some(nonsense), transaction_id: None };
         assert_eq!(wire.info(&command).await.unwrap_err().code(), Code::InvalidArgument);
-        assert_eq!(wire.info(&CommandStatementSubstraitPlan::default()).await.unwrap_err().code(), Code::InvalidArgument);
+        assert_eq!(
+            wire.info(&CommandStatementSubstraitPlan::default()).await.unwrap_err().code(),
+            Code::InvalidArgument
+        );
 
         // A table the server does not have.
         let other = SessionContext::new();

@@ -28,8 +28,8 @@ pub(crate) fn check_plan(plan: &LogicalPlan) -> Result<(), Error> {
     })?;
     match refused {
         None => Ok(()),
-        Some(what) => Err(Error::Unsupported(format!(
-            "{what} is not offered; this server answers statements that read"
-        ))),
+        Some(what) => {
+            Err(Error::Unsupported(format!("{what} is not offered; this server answers statements that read")))
+        }
     }
 }

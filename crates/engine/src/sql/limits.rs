@@ -97,7 +97,8 @@ mod tests {
         let nested = |depth: usize| format!("SELECT {}1{}", "(".repeat(depth), ")".repeat(depth));
         let chain = |count: usize| format!("SELECT 1{}", " + 1".repeat(count));
         let ors = |count: usize| format!("SELECT true{}", " OR true".repeat(count));
-        let cases = |depth: usize| format!("SELECT {} 1 {}", "CASE WHEN true THEN".repeat(depth), "END ".repeat(depth));
+        let cases =
+            |depth: usize| format!("SELECT {} 1 {}", "CASE WHEN true THEN ".repeat(depth), "END ".repeat(depth));
         let list = |count: usize| format!("SELECT 1 IN (0{})", ",1".repeat(count));
         let long = |bytes: usize| format!("SELECT '{}'", "x".repeat(bytes - 9));
         for (sql, expected) in [

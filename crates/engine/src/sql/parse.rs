@@ -103,8 +103,10 @@ fn classify(statement: DfStatement, found: Placeholders) -> Result<Parsed, Error
         }
         other => {
             let text = other.to_string();
-            let verb: Vec<_> = text.split_whitespace().take(2).collect();
-            Err(refused(&verb.join(" ").to_uppercase()))
+            // The parser writes keywords in capitals: `DROP TABLE`, but `UPDATE` without the name after it.
+            let is_keyword = |word: &&str| word.bytes().all(|byte| byte.is_ascii_uppercase());
+            let verb: Vec<_> = text.split_whitespace().take_while(is_keyword).take(2).collect();
+            Err(refused(&verb.join(" ")))
         }
     }
 }
@@ -218,6 +220,97 @@ mod tests {
             };
             lines.push(format!("{sql}\n    {outcome}"));
         }
-        expect![[r#""#]].assert_eq(&lines.join("\n"));
+        expect![[r#"
+            SELECT 1
+                read
+            VALUES (1), (2)
+                read
+            WITH a AS (SELECT 1) SELECT * FROM a
+                read
+            EXPLAIN SELECT 1
+                read
+            EXPLAIN ANALYZE VERBOSE SELECT 1
+                read
+            DESCRIBE t
+                read
+            DESCRIBE SELECT 1
+                read
+            SHOW TABLES
+                read
+            SHOW COLUMNS FROM t
+                read
+            SHOW ALL
+                Show(None)
+            SHOW time zone
+                Show(Some("time_zone"))
+            SHOW batch_size
+                Show(Some("batch_size"))
+            SET batch_size = 10
+                Set("batch_size", "10")
+            SET batch_size TO 10
+                Set("batch_size", "10")
+            SET TIME ZONE '+01:00'
+                Set("time_zone", "+01:00")
+            SET engine.statement_timeout = '30s'
+                Set("engine.statement_timeout", "30s")
+            SET a = -1
+                Set("a", "-1")
+            SET a = 1, b = 2
+                SET a = 1, b = 2 is not offered; write SET name = value
+            SET a = (SELECT 1)
+                SET takes a string, a number or a name, not (SELECT 1)
+            SET ROLE admin
+                SET ROLE admin is not offered; write SET name = value
+            RESET batch_size
+                Reset("batch_size")
+
+                the statement is empty
+             ;; 
+                the statement is empty
+            SELECT 1;
+                read
+            SELECT 1; SELECT 2
+                give one statement at a time
+            SELEC 1
+                syntax error: Expected: an SQL statement, found: SELEC at Line: 1, Column: 1
+            CREATE TABLE t (a int)
+                CREATE TABLE is not offered
+            CREATE VIEW v AS SELECT 1
+                CREATE VIEW is not offered
+            CREATE EXTERNAL TABLE t STORED AS CSV LOCATION '/etc/passwd'
+                CREATE EXTERNAL TABLE is not offered
+            COPY (SELECT 1) TO '/tmp/x.csv'
+                COPY is not offered
+            INSERT INTO t VALUES (1)
+                INSERT INTO is not offered
+            DELETE FROM t
+                DELETE FROM is not offered
+            UPDATE t SET a = 1
+                UPDATE is not offered
+            DROP TABLE t
+                DROP TABLE is not offered
+            TRUNCATE t
+                TRUNCATE is not offered
+            PREPARE p AS SELECT 1
+                PREPARE is not offered
+            EXECUTE p
+                EXECUTE is not offered
+            DEALLOCATE p
+                DEALLOCATE is not offered
+            BEGIN
+                BEGIN is not offered
+            COMMIT
+                COMMIT is not offered
+            GRANT SELECT ON t TO u
+                GRANT SELECT is not offered
+            CREATE FUNCTION f() RETURNS INT RETURN 1
+                CREATE FUNCTION is not offered
+            CALL f()
+                CALL is not offered
+            ANALYZE t
+                ANALYZE is not offered
+            USE x
+                USE is not offered"#]]
+        .assert_eq(&lines.join("\n"));
     }
 }

@@ -2,7 +2,8 @@
 
 use arrow_flight::sql::{ActionCancelQueryRequest, ActionCancelQueryResult, Any, TicketStatementQuery};
 use arrow_flight::{
-    CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightEndpoint, FlightInfo, RenewFlightEndpointRequest, Ticket,
+    CancelFlightInfoRequest, CancelFlightInfoResult, CancelStatus, FlightEndpoint, FlightInfo,
+    RenewFlightEndpointRequest, Ticket,
 };
 use prost::Message;
 use tonic::Status;
@@ -16,7 +17,11 @@ use crate::ticket;
 
 /// # Errors
 /// NOT_FOUND when the caller has no such query.
-pub(crate) fn cancel(server: &Server, call: &Call, request: CancelFlightInfoRequest) -> Result<CancelFlightInfoResult, Status> {
+pub(crate) fn cancel(
+    server: &Server,
+    call: &Call,
+    request: CancelFlightInfoRequest,
+) -> Result<CancelFlightInfoResult, Status> {
     let info = request.info.ok_or_else(|| Status::invalid_argument("the request has no FlightInfo"))?;
     Ok(CancelFlightInfoResult { status: cancel_info(server, call, &info)?.into() })
 }
@@ -25,7 +30,11 @@ pub(crate) fn cancel(server: &Server, call: &Call, request: CancelFlightInfoRequ
 ///
 /// # Errors
 /// As [`cancel`].
-pub(crate) fn cancel_query(server: &Server, call: &Call, request: &ActionCancelQueryRequest) -> Result<ActionCancelQueryResult, Status> {
+pub(crate) fn cancel_query(
+    server: &Server,
+    call: &Call,
+    request: &ActionCancelQueryRequest,
+) -> Result<ActionCancelQueryResult, Status> {
     let info = FlightInfo::decode(request.info.clone())
         .map_err(|error| Status::invalid_argument(format!("not a FlightInfo: {error}")))?;
     Ok(ActionCancelQueryResult { result: cancel_info(server, call, &info)?.into() })
@@ -48,7 +57,11 @@ fn cancel_info(server: &Server, call: &Call, info: &FlightInfo) -> Result<Cancel
 ///
 /// # Errors
 /// INVALID_ARGUMENT for an endpoint that does not expire; FAILED_PRECONDITION for one that has.
-pub(crate) fn renew(server: &Server, call: &Call, request: RenewFlightEndpointRequest) -> Result<FlightEndpoint, Status> {
+pub(crate) fn renew(
+    server: &Server,
+    call: &Call,
+    request: RenewFlightEndpointRequest,
+) -> Result<FlightEndpoint, Status> {
     let endpoint = request.endpoint.ok_or_else(|| Status::invalid_argument("the request has no endpoint"))?;
     let old = endpoint.ticket.as_ref().ok_or_else(|| Status::invalid_argument("the endpoint has no ticket"))?;
     let ticket: v1::Ticket = ticket::open(&server.sealer, &sealed(old)?, &call.session.principal)?;

@@ -31,9 +31,9 @@ pub(crate) fn schema(command: &Command) -> SchemaRef {
         Command::CommandGetTables(command) => tables::schema(command.include_schema),
         Command::CommandGetTableTypes(_) => table_types::schema(),
         Command::CommandGetPrimaryKeys(_) => keys::primary_schema(),
-        Command::CommandGetExportedKeys(_) | Command::CommandGetImportedKeys(_) | Command::CommandGetCrossReference(_) => {
-            keys::foreign_schema()
-        }
+        Command::CommandGetExportedKeys(_)
+        | Command::CommandGetImportedKeys(_)
+        | Command::CommandGetCrossReference(_) => keys::foreign_schema(),
         Command::CommandGetSqlInfo(_) => sql_info::schema(),
         Command::CommandGetXdbcTypeInfo(_) => xdbc_type_info::schema(),
         other => unreachable!("{} is not a command of the catalog", other.type_url()),
@@ -89,9 +89,9 @@ async fn batch(server: &Server, call: &Call, command: &Command) -> Result<Record
         }
         Command::CommandGetTableTypes(command) => table_types::answer(command),
         Command::CommandGetPrimaryKeys(_) => Ok(keys::primary_answer()),
-        Command::CommandGetExportedKeys(_) | Command::CommandGetImportedKeys(_) | Command::CommandGetCrossReference(_) => {
-            Ok(keys::foreign_answer())
-        }
+        Command::CommandGetExportedKeys(_)
+        | Command::CommandGetImportedKeys(_)
+        | Command::CommandGetCrossReference(_) => Ok(keys::foreign_answer()),
         Command::CommandGetSqlInfo(command) => sql_info::answer(command, &server.sql_info),
         Command::CommandGetXdbcTypeInfo(command) => xdbc_type_info::answer(command),
         other => return Err(Status::invalid_argument(format!("{} is not a command of the catalog", other.type_url()))),

@@ -29,9 +29,9 @@ pub(crate) mod tables;
 pub(crate) mod update;
 mod xdbc_type_info;
 
+use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::{Any, Command, CommandStatementSubstraitPlan};
-use arrow_flight::FlightDescriptor;
 use bytes::Bytes;
 use prost::Message;
 use tonic::Status;
@@ -65,7 +65,9 @@ pub(crate) fn of_descriptor(descriptor: &FlightDescriptor) -> Result<Asked, Stat
     match descriptor.r#type() {
         DescriptorType::Cmd => of_bytes(&descriptor.cmd),
         DescriptorType::Path => of_path(&descriptor.path),
-        DescriptorType::Unknown => Err(Status::invalid_argument("the descriptor has no type; give a command or a path")),
+        DescriptorType::Unknown => {
+            Err(Status::invalid_argument("the descriptor has no type; give a command or a path"))
+        }
     }
 }
 
@@ -129,7 +131,8 @@ pub(crate) fn substrait(command: CommandStatementSubstraitPlan) -> Result<Statem
 /// # Errors
 /// NOT_FOUND for bytes that never were a handle of ours.
 pub(crate) fn handle(bytes: &[u8]) -> Result<PreparedHandle, Status> {
-    PreparedHandle::from_bytes(bytes).ok_or_else(|| Status::not_found("there is no prepared statement with this handle"))
+    PreparedHandle::from_bytes(bytes)
+        .ok_or_else(|| Status::not_found("there is no prepared statement with this handle"))
 }
 
 /// # Errors
@@ -144,7 +147,9 @@ pub(crate) fn no_transaction(id: Option<&Bytes>) -> Result<(), Status> {
 /// A table's path is a query for all of it.
 fn of_path(path: &[String]) -> Result<Asked, Status> {
     if path.is_empty() || path.len() > 3 || path.iter().any(String::is_empty) {
-        return Err(Status::invalid_argument("a path names a table: [table], [schema, table] or [catalog, schema, table]"));
+        return Err(Status::invalid_argument(
+            "a path names a table: [table], [schema, table] or [catalog, schema, table]",
+        ));
     }
     let quoted: Vec<_> = path.iter().map(|part| format!("\"{}\"", part.replace('"', "\"\""))).collect();
     let sql = format!("SELECT * FROM {}", quoted.join("."));
@@ -153,7 +158,9 @@ fn of_path(path: &[String]) -> Result<Asked, Status> {
 
 #[cfg(test)]
 mod tests {
-    use arrow_flight::sql::{ActionBeginTransactionRequest, CommandGetCatalogs, CommandStatementQuery, ProstMessageExt};
+    use arrow_flight::sql::{
+        ActionBeginTransactionRequest, CommandGetCatalogs, CommandStatementQuery, ProstMessageExt,
+    };
 
     use super::*;
 
@@ -178,13 +185,25 @@ mod tests {
             (Bytes::from_static(b"(SELECT 1)"), "sql (SELECT 1)"),
             (Bytes::from(query(None).as_any().encode_to_vec()), "sql SELECT 1"),
             (Bytes::from(query(Some(Bytes::new())).as_any().encode_to_vec()), "sql SELECT 1"),
-            (Bytes::from(query(Some("t".into())).as_any().encode_to_vec()), "Unimplemented transactions are not offered"),
+            (
+                Bytes::from(query(Some("t".into())).as_any().encode_to_vec()),
+                "Unimplemented transactions are not offered",
+            ),
             (Bytes::from(CommandGetCatalogs {}.as_any().encode_to_vec()), "Metadata"),
-            (Bytes::from(ActionBeginTransactionRequest {}.as_any().encode_to_vec()), "Unimplemented ActionBeginTransactionRequest"),
+            (
+                Bytes::from(ActionBeginTransactionRequest {}.as_any().encode_to_vec()),
+                "Unimplemented ActionBeginTransactionRequest",
+            ),
             (any(&format!("{sql}CommandNew"), b""), "Unimplemented CommandNew is not offered"),
-            (any(&format!("{sql}CommandStatementQuery"), b"\xff\xff"), "InvalidArgument CommandStatementQuery cannot be decoded"),
+            (
+                any(&format!("{sql}CommandStatementQuery"), b"\xff\xff"),
+                "InvalidArgument CommandStatementQuery cannot be decoded",
+            ),
             (any(&format!("{sql}CommandPreparedStatementQuery"), b""), "NotFound"),
-            (any(&format!("{sql}CommandStatementSubstraitPlan"), b""), "InvalidArgument the command has no Substrait plan"),
+            (
+                any(&format!("{sql}CommandStatementSubstraitPlan"), b""),
+                "InvalidArgument the command has no Substrait plan",
+            ),
             (Bytes::new(), "InvalidArgument the command is empty"),
             (Bytes::from_static(b"\xff\xfe"), "InvalidArgument the command is neither"),
         ] {

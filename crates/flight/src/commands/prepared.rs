@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow_flight::sql::{
-    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest, ActionCreatePreparedSubstraitPlanRequest,
-    DoPutPreparedStatementResult,
-};
 use arrow_flight::PutResult;
+use arrow_flight::sql::{
+    ActionClosePreparedStatementRequest, ActionCreatePreparedStatementRequest,
+    ActionCreatePreparedSubstraitPlanRequest, DoPutPreparedStatementResult,
+};
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use prost::Message;
@@ -44,7 +44,11 @@ pub(crate) async fn create_substrait(
     create_from(server, call, Statement::Substrait(plan.plan)).await
 }
 
-async fn create_from(server: &Server, call: &Call, statement: Statement) -> Result<CreatePreparedStatementResult, Status> {
+async fn create_from(
+    server: &Server,
+    call: &Call,
+    statement: Statement,
+) -> Result<CreatePreparedStatementResult, Status> {
     let prepare = server.engine.prepare(&call.session, statement, call.unknown.clone(), call.deadline);
     let prepared = prepare.await.map_err(status)?;
     let dataset_schema = match prepared.schema() {
@@ -78,9 +82,8 @@ pub(crate) fn bind(server: &Server, call: &Call, handle: PreparedHandle, upload:
     let prepared: Arc<Prepared> = server.engine.prepared(handle, &call.session).map_err(status)?;
     prepared.bind(upload.batches).map_err(status)?;
     // Always the handle: the Java client takes an absent one for an empty one.
-    let result = DoPutPreparedStatementResult {
-        prepared_statement_handle: Some(Bytes::copy_from_slice(handle.as_bytes())),
-    };
+    let result =
+        DoPutPreparedStatementResult { prepared_statement_handle: Some(Bytes::copy_from_slice(handle.as_bytes())) };
     Ok(PutResult { app_metadata: result.encode_to_vec().into() })
 }
 

@@ -146,11 +146,7 @@ pub(crate) async fn run(
     stream(server, call, planned, schema, &call.wire, Part::Whole)
 }
 
-async fn plan(
-    server: &Server,
-    call: &Call,
-    runnable: Runnable,
-) -> Result<(Arc<Planned>, Option<Kept>), Status> {
+async fn plan(server: &Server, call: &Call, runnable: Runnable) -> Result<(Arc<Planned>, Option<Kept>), Status> {
     let engine = &server.engine;
     match runnable {
         Runnable::Statement(statement) => {

@@ -5,8 +5,8 @@ use tonic::metadata::{AsciiMetadataValue, MetadataMap};
 
 use crate::call::Call;
 use crate::messages::{
-    CloseSessionResult, CloseSessionStatus, GetSessionOptionsResult, OptionValue, SessionOptionValue, SetSessionOptionError,
-    SetSessionOptionErrorValue, SetSessionOptionsRequest, SetSessionOptionsResult,
+    CloseSessionResult, CloseSessionStatus, GetSessionOptionsResult, OptionValue, SessionOptionValue,
+    SetSessionOptionError, SetSessionOptionErrorValue, SetSessionOptionsRequest, SetSessionOptionsResult,
 };
 use crate::server::Server;
 
@@ -66,7 +66,8 @@ pub(crate) fn offer_cookie(call: &Call, metadata: &mut MetadataMap) -> Result<()
     if call.wants_cookie {
         let id = uuid::Uuid::from_bytes(call.session.id.0).simple();
         let cookie = format!("arrow_flight_session_id={id}; HttpOnly");
-        let value = AsciiMetadataValue::try_from(cookie).map_err(|_| Status::internal("session id is not a header value"))?;
+        let value =
+            AsciiMetadataValue::try_from(cookie).map_err(|_| Status::internal("session id is not a header value"))?;
         metadata.insert("set-cookie", value);
     }
     Ok(())

@@ -35,9 +35,8 @@ pub(crate) fn schema() -> SchemaRef {
 
 /// The rows for the codes asked for, all if none is. Codes that do not exist have no row: newer clients ask for more.
 pub(crate) fn answer(command: &CommandGetSqlInfo, data: &SqlInfoData) -> Result<RecordBatch, ArrowError> {
-    let batch = data
-        .record_batch(command.info.iter().copied())
-        .map_err(|error| ArrowError::ComputeError(error.to_string()))?;
+    let batch =
+        data.record_batch(command.info.iter().copied()).map_err(|error| ArrowError::ComputeError(error.to_string()))?;
     RecordBatch::try_new(schema(), batch.columns().to_vec())
 }
 

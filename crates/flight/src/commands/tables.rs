@@ -110,10 +110,8 @@ mod tests {
     use datafusion::arrow::array::AsArray;
 
     fn listing() -> Vec<TableEntry> {
-        let columns = Schema::new(vec![
-            Field::new("id", DataType::Int64, false),
-            Field::new("name", DataType::Utf8View, true),
-        ]);
+        let columns =
+            Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("name", DataType::Utf8View, true)]);
         let entry = |catalog: &str, schema: &str, name: &str, kind| TableEntry {
             catalog: catalog.to_owned(),
             schema: schema.to_owned(),
@@ -164,10 +162,7 @@ mod tests {
         check(CommandGetTables { catalog: some("other"), ..command() }, "other.main.t TABLE");
         check(CommandGetTables { catalog: some(""), ..command() }, "");
         check(CommandGetTables { catalog: some("%"), ..command() }, "");
-        check(
-            CommandGetTables { db_schema_filter_pattern: some("s%"), ..command() },
-            "updraft.sales.orders TABLE",
-        );
+        check(CommandGetTables { db_schema_filter_pattern: some("s%"), ..command() }, "updraft.sales.orders TABLE");
         check(
             CommandGetTables { table_name_filter_pattern: some("line_item"), ..command() },
             "updraft.main.lineXitem TABLE, updraft.main.line_item TABLE",

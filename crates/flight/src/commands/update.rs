@@ -1,7 +1,7 @@
 //! DoPut of statements: what returns nothing (`SET`) runs, what would write is not offered.
 
-use arrow_flight::sql::{Command, DoPutUpdateResult};
 use arrow_flight::PutResult;
+use arrow_flight::sql::{Command, DoPutUpdateResult};
 use prost::Message;
 use tonic::Status;
 use updraft_engine::{Error, Statement};
@@ -14,7 +14,12 @@ use crate::wire::Upload;
 
 /// # Errors
 /// UNIMPLEMENTED for all that would change data.
-pub(crate) async fn update(server: &Server, call: &Call, command: Command, upload: Upload) -> Result<PutResult, Status> {
+pub(crate) async fn update(
+    server: &Server,
+    call: &Call,
+    command: Command,
+    upload: Upload,
+) -> Result<PutResult, Status> {
     let engine = &server.engine;
     let planned = match command {
         Command::CommandStatementUpdate(update) => {

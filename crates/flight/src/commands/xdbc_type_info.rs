@@ -69,10 +69,12 @@ fn types() -> Vec<XdbcTypeInfo> {
     ];
     // No XDBC code fits these; tools then show them as text or as objects.
     let others = ["ARRAY", "DURATION", "MAP", "NULL", "STRUCT", "UNION"];
-    types.extend(others.map(|name| XdbcTypeInfo {
-        searchable: Searchable::None,
-        ..plain(name, XdbcDataType::XdbcUnknownType, None)
-    }));
+    types.extend(
+        others.map(|name| XdbcTypeInfo {
+            searchable: Searchable::None,
+            ..plain(name, XdbcDataType::XdbcUnknownType, None)
+        }),
+    );
     types
 }
 
@@ -135,8 +137,8 @@ fn date_time(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::types::SqlType;
     use crate::wire::tests::every_type;
+    use crate::wire::types::SqlType;
     use datafusion::arrow::array::AsArray;
     use datafusion::arrow::datatypes::Int32Type;
 

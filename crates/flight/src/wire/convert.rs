@@ -138,9 +138,8 @@ pub(super) fn convert(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
         }
         (Struct(_), Struct(fields)) => {
             let children = array.as_struct().columns().iter().zip(fields);
-            let children = children
-                .map(|(child, field)| convert(child, field.data_type()))
-                .collect::<Result<Vec<_>, _>>()?;
+            let children =
+                children.map(|(child, field)| convert(child, field.data_type())).collect::<Result<Vec<_>, _>>()?;
             Ok(Arc::new(StructArray::try_new_with_length(fields.clone(), children, nulls(), array.len())?))
         }
         (Map(..), Map(entries, sorted)) => {
@@ -219,8 +218,8 @@ fn runs(array: &ArrayRef) -> Result<(ArrayRef, Vec<(usize, usize)>), ArrowError>
 /// Bytes that `array` takes on the wire as `to`, without headers, padding and dictionaries.
 pub(super) fn wire_bytes(array: &ArrayRef, to: &DataType) -> usize {
     use DataType::{
-        Binary, BinaryView, Dictionary, FixedSizeList, LargeBinary, LargeList, LargeListView, LargeUtf8, List, ListView,
-        Map, RunEndEncoded, Struct, Union, Utf8, Utf8View,
+        Binary, BinaryView, Dictionary, FixedSizeList, LargeBinary, LargeList, LargeListView, LargeUtf8, List,
+        ListView, Map, RunEndEncoded, Struct, Union, Utf8, Utf8View,
     };
     let rows = array.len();
     let validity = if array.null_count() > 0 { rows.div_ceil(8) } else { 0 };
@@ -399,7 +398,8 @@ fn picked_bytes(values: &ArrayRef, to: &DataType, picks: &mut dyn Iterator<Item 
         }
         _ => {
             let mut known: Vec<Option<usize>> = vec![None; values.len()];
-            let bytes_of = &mut |index: usize| *known[index].get_or_insert_with(|| wire_bytes(&values.slice(index, 1), to));
+            let bytes_of =
+                &mut |index: usize| *known[index].get_or_insert_with(|| wire_bytes(&values.slice(index, 1), to));
             sum(bytes_of, picks)
         }
     }

@@ -68,8 +68,11 @@ impl Encoder {
             .expect("the default metadata version is V5, which knows compression");
         // Dictionaries may change between batches of a stream; only files forbid it.
         let mut dictionaries = DictionaryTracker::new(false);
-        let schema_message = IpcDataGenerator::default()
-            .schema_to_bytes_with_dictionary_tracker(&wire_schema, &mut dictionaries, &write);
+        let schema_message = IpcDataGenerator::default().schema_to_bytes_with_dictionary_tracker(
+            &wire_schema,
+            &mut dictionaries,
+            &write,
+        );
         Self {
             schema: wire_schema,
             schema_message: flight_data(schema_message),
@@ -91,8 +94,7 @@ impl Encoder {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let pieces =
-            to_wire(&batch, &self.schema, self.bytes_max).map_err(|source| WireError::Convert { source })?;
+        let pieces = to_wire(&batch, &self.schema, self.bytes_max).map_err(|source| WireError::Convert { source })?;
         let mut messages = Vec::with_capacity(pieces.len());
         for piece in pieces {
             self.piece(&piece, &mut messages).map_err(|source| WireError::Encode { source })?;
@@ -104,12 +106,8 @@ impl Encoder {
         let columns = piece.columns().iter().map(compact).collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(piece.num_rows()));
         let piece = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        let (dictionaries, batch) = IpcDataGenerator::default().encode(
-            &piece,
-            &mut self.dictionaries,
-            &self.write,
-            &mut self.context,
-        )?;
+        let (dictionaries, batch) =
+            IpcDataGenerator::default().encode(&piece, &mut self.dictionaries, &self.write, &mut self.context)?;
         self.context.set_reserve_scratch(batch.arrow_data.len() >= REUSE_BYTES);
         messages.extend(dictionaries.into_iter().map(flight_data));
         messages.push(flight_data(batch));
@@ -203,8 +201,7 @@ fn compact(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
                 UnionMode::Dense => take(array, &UInt64Array::from_iter_values(0..array.len() as u64), None)?,
             };
             let union = dense.as_union();
-            let children =
-                fields.iter().map(|(id, _)| compact(union.child(id))).collect::<Result<Vec<_>, _>>()?;
+            let children = fields.iter().map(|(id, _)| compact(union.child(id))).collect::<Result<Vec<_>, _>>()?;
             let (ids, offsets) = (union.type_ids().clone(), union.offsets().cloned());
             Ok(Arc::new(UnionArray::try_new(fields.clone(), ids, offsets, children)?))
         }
@@ -246,8 +243,7 @@ mod tests {
         for batch in batches {
             messages.extend(encoder.batch(batch.clone()).expect("encode"));
         }
-        let mut stream =
-            FlightRecordBatchStream::new_from_flight_data(stream::iter(messages.clone()).map(Ok));
+        let mut stream = FlightRecordBatchStream::new_from_flight_data(stream::iter(messages.clone()).map(Ok));
         let batches: Vec<RecordBatch> = block_on((&mut stream).try_collect()).expect("decode");
         let received = stream.schema().cloned().expect("a schema comes first");
         assert_eq!(without_dictionary_ids(&received), without_dictionary_ids(&schema));
@@ -259,7 +255,9 @@ mod tests {
         schema
             .fields()
             .iter()
-            .map(|field| format!("{} {} {} {:?}", field.name(), field.data_type(), field.is_nullable(), field.metadata()))
+            .map(|field| {
+                format!("{} {} {} {:?}", field.name(), field.data_type(), field.is_nullable(), field.metadata())
+            })
             .collect::<Vec<_>>()
             .join("\n")
     }
@@ -352,7 +350,8 @@ mod tests {
     fn messages_stay_within_the_size_and_are_well_filled() {
         let rows = 1_000_000;
         let ints: ArrayRef = Arc::new(Int64Array::from_iter_values(0..rows));
-        let texts: ArrayRef = Arc::new(StringViewArray::from_iter_values((0..rows).map(|row| format!("value {row:020}"))));
+        let texts: ArrayRef =
+            Arc::new(StringViewArray::from_iter_values((0..rows).map(|row| format!("value {row:020}"))));
         let input = batch_of(vec![ints, texts]);
         let limit = 2 << 20;
         for options in ["", "wire_types=native"] {

@@ -20,8 +20,8 @@ mod upload_body;
 mod upload_schema;
 
 pub(crate) use encode::{Encoder, WireError, schema_bytes};
-pub use options::WireOptions;
 pub(crate) use options::SETTINGS;
+pub use options::WireOptions;
 pub(crate) use types::{wire_schema, with_column_metadata};
 pub(crate) use upload::Upload;
 pub use upload::{UploadError, UploadLimits, read_upload};

@@ -206,8 +206,7 @@ impl fmt::Display for WireTypes {
             return f.write_str("native");
         }
         let mut types = *self;
-        let mut names: Vec<&str> =
-            types.flags().into_iter().filter(|(_, on)| **on).map(|(name, _)| name).collect();
+        let mut names: Vec<&str> = types.flags().into_iter().filter(|(_, on)| **on).map(|(name, _)| name).collect();
         if self.unsigned == Unsigned::Widened {
             names.insert(0, "bi");
         }

@@ -132,11 +132,8 @@ fn nested(item: &ArrayRef, nulls: &NullBuffer) -> Vec<ArrayRef> {
     columns.push(Arc::new(
         StructArray::try_new(fields, vec![Arc::clone(&ids), Arc::clone(item)], Some(nulls.clone())).expect("struct"),
     ));
-    let members = UnionFields::try_new(
-        [0, 5],
-        [Field::new("id", DataType::Int64, false), field.as_ref().clone()],
-    )
-    .expect("members");
+    let members = UnionFields::try_new([0, 5], [Field::new("id", DataType::Int64, false), field.as_ref().clone()])
+        .expect("members");
     let type_ids: ScalarBuffer<i8> = (0..rows).map(|row| if row % 2 == 0 { 0 } else { 5 }).collect();
     let at: ScalarBuffer<i32> = (0..rows as i32).collect();
     let children = vec![ids, Arc::clone(item)];

@@ -27,9 +27,9 @@ fn wire_field(field: &FieldRef, types: &WireTypes) -> FieldRef {
 /// The type a client gets for a column of type `data_type`, nested types included.
 pub(crate) fn wire_type(data_type: &DataType, types: &WireTypes) -> DataType {
     use DataType::{
-        Binary, BinaryView, Decimal32, Decimal64, Decimal128, Dictionary, FixedSizeList, Float16, Float32, Int16, Int32,
-        Int64, Interval, LargeBinary, LargeList, LargeListView, LargeUtf8, List, ListView, Map, RunEndEncoded, Struct,
-        UInt8, UInt16, UInt32, UInt64, Union, Utf8, Utf8View,
+        Binary, BinaryView, Decimal32, Decimal64, Decimal128, Dictionary, FixedSizeList, Float16, Float32, Int16,
+        Int32, Int64, Interval, LargeBinary, LargeList, LargeListView, LargeUtf8, List, ListView, Map, RunEndEncoded,
+        Struct, UInt8, UInt16, UInt32, UInt64, Union, Utf8, Utf8View,
     };
     let widen = types.unsigned == Unsigned::Widened;
     let child = |field: &FieldRef| wire_field(field, types);
@@ -113,7 +113,6 @@ pub(crate) fn with_column_metadata(
     Schema::new_with_metadata(fields, schema.metadata().clone())
 }
 
-
 /// What SQL clients call a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SqlType {
@@ -151,9 +150,7 @@ impl SqlType {
             Decimal32(precision, scale)
             | Decimal64(precision, scale)
             | Decimal128(precision, scale)
-            | Decimal256(precision, scale) => {
-                sql("DECIMAL", Some(i32::from(*precision)), Some(i32::from(*scale)))
-            }
+            | Decimal256(precision, scale) => sql("DECIMAL", Some(i32::from(*precision)), Some(i32::from(*scale))),
             Utf8 | LargeUtf8 | Utf8View => sql("VARCHAR", None, None),
             Binary | LargeBinary | BinaryView => sql("VARBINARY", None, None),
             FixedSizeBinary(width) => sql("BINARY", Some(*width), None),
@@ -213,8 +210,8 @@ mod tests {
     #[test]
     fn compatible_maps_every_type_some_client_cannot_read() {
         use DataType::{
-            Binary, BinaryView, Decimal32, Decimal64, Decimal128, Float16, Float32, Int8, Int32, LargeBinary, LargeList,
-            LargeListView, LargeUtf8, ListView, UInt64, Utf8, Utf8View,
+            Binary, BinaryView, Decimal32, Decimal64, Decimal128, Float16, Float32, Int8, Int32, LargeBinary,
+            LargeList, LargeListView, LargeUtf8, ListView, UInt64, Utf8, Utf8View,
         };
         let field = |data_type: &DataType| Arc::new(Field::new("item", data_type.clone(), true));
         for (from, to) in [
@@ -269,10 +266,8 @@ mod tests {
         let extension: HashMap<_, _> = [("ARROW:extension:name".to_owned(), "arrow.json".to_owned())].into();
         let nested = |leaf: DataType| {
             let leaf = Field::new("leaf", leaf, false).with_metadata(extension.clone());
-            let union = DataType::Union(
-                UnionFields::try_new([4], [leaf.clone()]).expect("one child"),
-                UnionMode::Dense,
-            );
+            let union =
+                DataType::Union(UnionFields::try_new([4], [leaf.clone()]).expect("one child"), UnionMode::Dense);
             let entries = Field::new_struct(
                 "entries",
                 vec![Field::new("keys", leaf.data_type().clone(), false), Field::new("values", union, true)],

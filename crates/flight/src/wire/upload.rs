@@ -41,14 +41,7 @@ pub struct UploadLimits {
 impl Default for UploadLimits {
     /// Room for a million bound rows, far from what hurts a server.
     fn default() -> Self {
-        Self {
-            bytes: 64 << 20,
-            header_bytes: 1 << 20,
-            messages: 65_536,
-            rows: 4 << 20,
-            fields: 8_192,
-            depth: 16,
-        }
+        Self { bytes: 64 << 20, header_bytes: 1 << 20, messages: 65_536, rows: 4 << 20, fields: 8_192, depth: 16 }
     }
 }
 
@@ -206,9 +199,10 @@ impl<'l> Decoder<'l> {
                 let dictionary =
                     header.header_as_dictionary_batch().ok_or_else(|| invalid("a dictionary message without one"))?;
                 let id = dictionary.id();
-                let value_type = self.value_types.get(&id).ok_or_else(|| UploadError::Batch {
-                    what: format!("dictionary {id} is not in the schema"),
-                })?;
+                let value_type = self
+                    .value_types
+                    .get(&id)
+                    .ok_or_else(|| UploadError::Batch { what: format!("dictionary {id} is not in the schema") })?;
                 let data = dictionary.data().ok_or_else(|| invalid("a dictionary without values"))?;
                 let values = Field::new("", value_type.clone(), true);
                 check_batch(data, &body, [&values], &mut self.budget)?;
@@ -223,9 +217,8 @@ impl<'l> Decoder<'l> {
                 let schema = self.schema()?;
                 let batch = header.header_as_record_batch().ok_or_else(|| invalid("a batch message without batch"))?;
                 check_batch(batch, &body, schema.fields().iter().map(AsRef::as_ref), &mut self.budget)?;
-                let batch =
-                    read_record_batch(&Buffer::from(body), batch, schema, &self.dictionaries, None, &version)
-                        .map_err(|source| UploadError::Values { source })?;
+                let batch = read_record_batch(&Buffer::from(body), batch, schema, &self.dictionaries, None, &version)
+                    .map_err(|source| UploadError::Values { source })?;
                 self.rows += batch.num_rows();
                 if self.rows > self.limits.rows {
                     return Err(UploadError::TooLarge { what: "number of rows" });

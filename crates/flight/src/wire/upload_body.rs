@@ -143,7 +143,10 @@ where
                 for field in fields {
                     let child = self.column(field.data_type())?;
                     if child != length {
-                        return Err(invalid(format!("struct of {length} rows with {child} values of {:?}", field.name())));
+                        return Err(invalid(format!(
+                            "struct of {length} rows with {child} values of {:?}",
+                            field.name()
+                        )));
                     }
                 }
             }

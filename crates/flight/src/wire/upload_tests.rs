@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use arrow_ipc::{
     self as fb, BodyCompression, BodyCompressionArgs, BodyCompressionMethod, Buffer as BufferSpec, CompressionType,
-    DictionaryBatch, DictionaryBatchArgs, FieldNode, Message, MessageArgs, RecordBatch as BatchHeader,
-    RecordBatchArgs,
+    DictionaryBatch, DictionaryBatchArgs, FieldNode, Message, MessageArgs, RecordBatch as BatchHeader, RecordBatchArgs,
 };
 use bytes::Bytes;
 use datafusion::arrow::array::{Array, AsArray, DictionaryArray, Int32Array, RecordBatchOptions, StringArray};
@@ -65,7 +64,9 @@ fn every_type_arrives_with_and_without_compression() {
             for (received, expected) in upload.batches[0].columns().iter().zip(input.columns()) {
                 assert_eq!(received, expected, "{compression}: {}", expected.data_type());
             }
-            let names = |schema: &Schema| format!("{:?}", schema.fields().iter().map(|f| (f.name(), f.metadata())).collect::<Vec<_>>());
+            let names = |schema: &Schema| {
+                format!("{:?}", schema.fields().iter().map(|f| (f.name(), f.metadata())).collect::<Vec<_>>())
+            };
             assert_eq!(names(&upload.schema.expect("schema")), names(&input.schema()));
         }
     }
@@ -260,7 +261,11 @@ fn bent_batches_are_refused() {
     check(int.clone(), Batch { nodes: vec![(2, 3)], ..ints() }, "more nulls than values");
     check(int.clone(), Batch { nodes: vec![(2, -1)], ..ints() }, "negative number of nulls");
     check(int.clone(), Batch { nodes: vec![(2, 1)], ..ints() }, "validity buffer of 0 bytes where 1");
-    check(int.clone(), Batch { nodes: vec![(2, 1)], buffers: vec![(0, 8), (0, 8)], body: vec![0; 8], ..ints() }, "null_count");
+    check(
+        int.clone(),
+        Batch { nodes: vec![(2, 1)], buffers: vec![(0, 8), (0, 8)], body: vec![0; 8], ..ints() },
+        "null_count",
+    );
     check(int.clone(), Batch { buffers: vec![(0, 0)], ..ints() }, "fewer buffers");
     check(int.clone(), Batch { buffers: vec![(0, 0); 3], ..ints() }, "values buffer of 0 bytes");
     check(int.clone(), Batch { buffers: vec![(0, 0), (-8, 8)], ..ints() }, "negative offset");
@@ -598,11 +603,8 @@ fn bent_streams_never_panic() {
     let batch = uploadable(12);
     let streams = ["none", "lz4", "zstd"].map(|compression| messages(&[batch.slice(0, 7), batch.clone()], compression));
     // One column at a time: a change then hits what is interesting more often.
-    let single: Vec<_> = batch
-        .columns()
-        .iter()
-        .map(|column| messages(&[batch_of(vec![Arc::clone(column)])], "none"))
-        .collect();
+    let single: Vec<_> =
+        batch.columns().iter().map(|column| messages(&[batch_of(vec![Arc::clone(column)])], "none")).collect();
     let limits = UploadLimits { bytes: 1 << 20, rows: 10_000, ..UploadLimits::default() };
     arbtest::arbtest(|u| {
         let mut sent = if u.ratio(1, 4)? { u.choose(&streams)?.clone() } else { u.choose(&single)?.clone() };

@@ -71,8 +71,11 @@ pub(super) enum Command {
   UPDRAFT_PASSWORD=... updraft query --uri grpc+tls://db.example.com:32010 --ca ca.pem --user ann 'SELECT 1'")]
     Query(QueryOptions),
     /// Hash the password on standard input, for auth.users.NAME.password_hash
-    #[command(visible_alias = "password", after_help = "Example:
-  printf %s \"$PASSWORD\" | updraft hash-password")]
+    #[command(
+        visible_alias = "password",
+        after_help = "Example:
+  printf %s \"$PASSWORD\" | updraft hash-password"
+    )]
     HashPassword,
     /// Make an API token; prints it, and the settings that let it in
     #[command(

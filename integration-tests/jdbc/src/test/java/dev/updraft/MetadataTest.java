@@ -61,7 +61,7 @@ class MetadataTest {
   @Test
   void catalogsSchemasAndTableTypes() throws SQLException {
     assertFalse(column(metadata.getCatalogs(), "TABLE_CAT").isEmpty());
-    assertTrue(firstColumn(metadata.getSchemas()).containsAll(Set.of("nested", "information_schema")));
+    assertTrue(firstColumn(metadata.getSchemas()).containsAll(Set.of("nested", "public")));
     assertEquals(Set.of("nested"), firstColumn(metadata.getSchemas(null, "nest%")));
     assertTrue(column(metadata.getTableTypes(), "TABLE_TYPE").contains("VIEW"));
   }
@@ -111,13 +111,15 @@ class MetadataTest {
       }
       called++;
       try {
-        method.invoke(metadata);
+        if (method.invoke(metadata) instanceof ResultSet result) {
+          result.close();
+        }
       } catch (InvocationTargetException e) {
         // The driver says by itself that it has no such thing; that is no fault of the server.
         if (!(e.getCause() instanceof SQLFeatureNotSupportedException)) {
           failed.add(method.getName() + ": " + e.getCause());
         }
-      } catch (IllegalAccessException e) {
+      } catch (IllegalAccessException | SQLException e) {
         failed.add(method.getName() + ": " + e);
       }
     }

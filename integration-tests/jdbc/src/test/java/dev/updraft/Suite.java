@@ -69,17 +69,20 @@ final class Suite implements AfterTestExecutionCallback, BeforeAllCallback {
     return DriverManager.getConnection(url("PORT", "useEncryption=false"));
   }
 
+  /** All rows; the result is closed. */
   static List<List<Object>> rows(ResultSet result) throws SQLException {
-    List<List<Object>> rows = new ArrayList<>();
-    int columns = result.getMetaData().getColumnCount();
-    while (result.next()) {
-      List<Object> row = new ArrayList<>();
-      for (int i = 1; i <= columns; i++) {
-        row.add(result.getObject(i));
+    try (result) {
+      List<List<Object>> rows = new ArrayList<>();
+      int columns = result.getMetaData().getColumnCount();
+      while (result.next()) {
+        List<Object> row = new ArrayList<>();
+        for (int i = 1; i <= columns; i++) {
+          row.add(result.getObject(i));
+        }
+        rows.add(row);
       }
-      rows.add(row);
+      return rows;
     }
-    return rows;
   }
 
   static List<List<Object>> query(Connection connection, String sql) throws SQLException {
