@@ -119,17 +119,17 @@ func TestSQLParameters(t *testing.T) {
 	}
 	_, err := db.Query("SELECT a FROM t WHERE a = ? AND b = ?", int64(1))
 	says(t, err, "argument")
-	for what, c := range map[string]struct {
-		query string
-		value any
+	for _, c := range []struct {
+		condition string
+		value     any
 	}{
-		"INT, DATE, TIMESTAMP, DECIMAL and NULL cannot be bound: wrap the parameter, as in CAST(CAST(? AS VARCHAR) AS DATE)": {"SELECT id FROM types WHERE c_date32 = ?", time.Now()},
+		{"c_i32 = ?", int64(0)}, {"c_date32 = ?", time.Now()}, {"c_tsus = ?", time.Now()}, {"c_d9 = ?", 0.0}, {"c_i64 = ?", nil},
 	} {
-		rows, err := db.Query(c.query, c.value)
+		rows, err := db.Query("SELECT id FROM types WHERE "+c.condition, c.value)
 		if err == nil {
 			rows.Close()
 		}
-		limit(t, goSQL, "parameters", what, err)
+		limit(t, goSQL, "parameters", "INT, DATE, TIMESTAMP, DECIMAL and NULL cannot be bound: wrap the parameter, as in CAST(CAST(? AS VARCHAR) AS DATE)", err)
 	}
 }
 

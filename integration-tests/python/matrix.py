@@ -49,7 +49,8 @@ Connection c = DriverManager.getConnection("jdbc:arrow-flight-sql://127.0.0.1:50
     "Go database/sql": ("go", '''import _ "github.com/apache/arrow-go/v18/arrow/flight/flightsql/driver"
 
 db, err := sql.Open("flightsql", "flightsql://127.0.0.1:50051")
-''', "With a login: `flightsql://user:password@host:port`, or `?token=`. With TLS: `?tls=enabled` (only CAs that the system trusts)."),
+''', """With a login: `flightsql://user:password@host:port`, or `?token=`. With TLS: `?tls=enabled`; for a CA of your own
+`driver.RegisterTLSConfig("mine", config)` and `?tls=mine`."""),
     "ADBC (Go)": ("go", '''import "github.com/apache/arrow-adbc/go/adbc/driver/flightsql"
 
 db, err := flightsql.NewDriver(memory.DefaultAllocator).NewDatabase(map[string]string{"uri": "grpc://127.0.0.1:50051"})

@@ -213,11 +213,11 @@ def test_execute_schema(cur, sql):
 def test_cancel(server, cur, sql):
     timer = threading.Timer(0.7, cur.adbc_cancel)
     timer.start()
-    with pytest.raises(adbc.Error) as raised:
+    # An error of ADBC while it waits for the first batch, of pyarrow between batches.
+    with pytest.raises((adbc.Error, OSError), match="(?i)cancel"):
         cur.execute(sql)
         for _ in cur.fetch_record_batch():
             pass
-    assert raised.value.status_code == Status.CANCELLED
     timer.join()
     assert server.idle()
 

@@ -3,7 +3,7 @@
 //!
 //! `UPDRAFT_SLT_UPDATE=1` writes what the engine answers into the files, to be checked by hand. `UPDRAFT_SLT=joins`
 //! runs the files with that in their name.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
 mod support;
 

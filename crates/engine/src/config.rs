@@ -104,7 +104,7 @@ impl Default for Config {
             time_zone: "UTC".to_owned(),
             sql_length_max: ByteSize::mib(1),
             sql_depth_max: 200,
-            sql_operators_max: 5_000,
+            sql_operators_max: 2_000,
             sql_tokens_max: 200_000,
             sessions_max: 10_000,
             session_ttl: Duration::from_secs(60 * 60),

@@ -18,6 +18,7 @@ use datafusion::prelude::SessionConfig;
 use futures::Stream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 use updraft_auth::Principal;
@@ -433,7 +434,8 @@ impl Engine {
         self.on_cpu(planned.id, None, async move {
             let Work::Query(plan) = &planned.work else { return Ok(1) };
             let state = engine.state(&planned.settings);
-            let plan = run::physical(&state, plan).await?;
+            // The parts are run by several streams; each is cancelled by itself.
+            let plan = run::physical(&state, plan, &CancellationToken::new()).await?;
             let of = parts.min(plan.output_partitioning().partition_count());
             if of > 1 {
                 let context = engine.task_context(&state, &planned.settings)?;
@@ -472,7 +474,7 @@ impl Engine {
         if matches!(part, Part::One { .. }) {
             run::watch_claims(&self.cpu, &planned, &self.runs);
         }
-        let batches = run::open(Arc::clone(self), planned, part);
+        let batches = run::open(Arc::clone(self), planned, part, guard.cancel.clone());
         let bounds = bridge::Bounds {
             bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),
             idle: self.config.stream_idle_timeout,
@@ -745,7 +747,7 @@ fn describe(
     placeholders: &Placeholders,
     unknown: &DataType,
 ) -> Result<(params::Types, SchemaRef), Error> {
-    let types: params::Types = logical.plan.get_parameter_types()?.into_iter().collect();
+    let types = params::types(&logical.plan)?;
     if placeholders.ids.is_empty() {
         return Ok((types, Arc::clone(logical.plan.schema().inner())));
     }
@@ -779,6 +781,8 @@ fn session_config(time_zone: &str) -> SessionConfig {
         .with_default_catalog_and_schema(updraft_catalog::CATALOG, updraft_catalog::SCHEMA);
     let options = config.options_mut();
     options.execution.time_zone = Some(time_zone.to_owned());
+    // `0.1` is the decimal it says, as in DuckDB and PostgreSQL, and not the nearest double.
+    options.sql_parser.parse_float_as_decimal = true;
     // A file may be bigger than memory: small read buffers, compressed spills.
     options.execution.spill_compression = datafusion::config::SpillCompression::Lz4Frame;
     options.execution.sort_pushdown_buffer_capacity = 32 << 20;

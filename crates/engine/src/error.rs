@@ -207,7 +207,7 @@ fn kind_of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> 
         kind_of_arrow(error)
     } else if let Some(error) = error.downcast_ref::<Error>() {
         error.kind()
-    } else if error.is::<regex::Error>() {
+    } else if error.is::<regex::Error>() || error.is::<regex_syntax::Error>() {
         ErrorKind::Invalid
     } else if error.is::<crate::memory::Refused>() {
         ErrorKind::Exhausted

@@ -14,6 +14,7 @@
 //! | `settings` | what a session may change, and the checks |
 //! | `session`, `prepared` | the only state kept for a client, bounded and expiring |
 //! | `cooperate` | joins yield, so that they can be cancelled |
+//! | `interrupt` | a join that gives nothing can be cancelled too |
 //! | `memory` | the shared memory pool, and where its limit comes from |
 //! | `names` | pinned tables as the catalog DataFusion plans against |
 
@@ -23,6 +24,7 @@ mod cooperate;
 mod engine;
 mod error;
 mod expiring;
+mod interrupt;
 mod memory;
 mod names;
 mod params;

@@ -5,13 +5,42 @@ use std::collections::HashMap;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::metadata::ScalarAndMetadata;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{ParamValues, ScalarValue};
+use datafusion::logical_expr::{Expr, LogicalPlan};
 
 use crate::error::Error;
 use crate::sql::Placeholders;
 
 /// The type DataFusion inferred for each placeholder id, where it could.
 pub(crate) type Types = HashMap<String, Option<DataType>>;
+
+/// The types of the parameters of `plan`: as DataFusion infers them from what they are compared or combined
+/// with, and for `CAST($1 AS T)` the type `T`, as PostgreSQL has it.
+///
+/// # Errors
+/// `Invalid` when one parameter is used with two types.
+pub(crate) fn types(plan: &LogicalPlan) -> Result<Types, Error> {
+    let mut types: Types = plan.get_parameter_types()?;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expression| {
+            expression.apply(|expression| {
+                let (inner, to) = match expression {
+                    Expr::Cast(cast) => (&cast.expr, &cast.field),
+                    Expr::TryCast(cast) => (&cast.expr, &cast.field),
+                    _ => return Ok(TreeNodeRecursion::Continue),
+                };
+                if let Expr::Placeholder(placeholder) = inner.as_ref()
+                    && let Some(unknown @ None) = types.get_mut(&placeholder.id)
+                {
+                    *unknown = Some(to.data_type().clone());
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    })?;
+    Ok(types)
+}
 
 /// The values of row `row` of `batch` for `placeholders`: by column name where both are named, by
 /// position otherwise. Values are cast to the inferred type.

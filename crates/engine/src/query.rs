@@ -87,6 +87,12 @@ impl Run {
         let _ = self.outcome.set(Outcome::Failed(error.kind(), error.to_string()));
     }
 
+    /// Ends the run because nobody wants its result. After its end this changes nothing.
+    pub(crate) fn abandon(&self) {
+        let _ = self.outcome.set(Outcome::Failed(ErrorKind::Cancelled, "the client went away".to_owned()));
+        self.cancel.cancel();
+    }
+
     fn log(&self) {
         let (status, reason) = match self.outcome.get() {
             Some(Outcome::Complete) => ("ok".to_owned(), ""),

@@ -19,12 +19,14 @@ use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::bridge::{self, Bounds, Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
+use crate::interrupt::interruptible;
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
 use crate::query::{Run, RunGuard, Runs};
@@ -114,6 +116,13 @@ impl<T: Weight + Send + 'static> QueryStream<T> {
         let ended = Box::pin(ended(Arc::clone(&run), limit));
         let task = cpu.spawn(drive(sender, guard, limit, batches, encode));
         Self { results, run, ended, _task: task, done: false }
+    }
+}
+
+impl<T> Drop for QueryStream<T> {
+    fn drop(&mut self) {
+        // Aborting waits for the task to yield; what looks at the token need not.
+        self.run.abandon();
     }
 }
 
@@ -217,6 +226,7 @@ pub(crate) async fn open(
     engine: Arc<Engine>,
     planned: Arc<Planned>,
     part: Part,
+    cancel: CancellationToken,
 ) -> Result<SendableRecordBatchStream, Error> {
     if let Part::One { index } = part {
         let parts = planned.parts.lock().clone();
@@ -232,13 +242,13 @@ pub(crate) async fn open(
     match &planned.work {
         Work::Query(plan) => {
             let state = engine.state(&planned.settings);
-            let plan = physical(&state, plan).await?;
+            let plan = physical(&state, plan, &cancel).await?;
             Ok(execute_stream(plan, engine.task_context(&state, &planned.settings)?)?)
         }
         Work::Each { template, rows } => {
             let state = Arc::new(engine.state(&planned.settings));
             let context = engine.task_context(&state, &planned.settings)?;
-            Ok(each(state, context, Arc::clone(&planned.schema), template.clone(), rows))
+            Ok(each(state, context, Arc::clone(&planned.schema), template.clone(), rows, cancel))
         }
         Work::Batch(batch) => {
             let batch = batch.clone();
@@ -270,8 +280,14 @@ pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, runs: &Arc<
     );
 }
 
-pub(crate) async fn physical(state: &SessionState, optimized: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    Ok(state.query_planner().create_physical_plan(optimized, state).await?)
+/// The physical plan of `optimized`, whose joins look at `cancel`.
+pub(crate) async fn physical(
+    state: &SessionState,
+    optimized: &LogicalPlan,
+    cancel: &CancellationToken,
+) -> Result<Arc<dyn ExecutionPlan>, Error> {
+    let plan = state.query_planner().create_physical_plan(optimized, state).await?;
+    Ok(interruptible(plan, cancel)?)
 }
 
 /// One run of `template` for each bound row, one after the other.
@@ -281,6 +297,7 @@ fn each(
     schema: SchemaRef,
     template: LogicalPlan,
     rows: &BoundRows,
+    cancel: CancellationToken,
 ) -> SendableRecordBatchStream {
     let placeholders = rows.placeholders.clone();
     let types = rows.types.clone();
@@ -292,10 +309,11 @@ fn each(
         .collect();
     let runs = stream::iter(positions).then(move |(batch, row)| {
         let (state, context, template) = (Arc::clone(&state), Arc::clone(&context), template.clone());
+        let cancel = cancel.clone();
         let values = params::values(&placeholders, &types, &batches[batch], row);
         async move {
             let plan = template.replace_params_with_values(&values?)?;
-            let plan = physical(&state, &state.optimize(&plan)?).await?;
+            let plan = physical(&state, &state.optimize(&plan)?, &cancel).await?;
             Ok::<_, Error>(execute_stream(plan, context)?)
         }
     });

@@ -32,6 +32,7 @@ pub fn rows(batches: &[RecordBatch]) -> Vec<Vec<String>> {
 pub fn column_types(schema: &Schema) -> Vec<DefaultColumnType> {
     let of = |data_type: &DataType| match data_type {
         DataType::Dictionary(_, value) => value.as_ref().clone(),
+        DataType::RunEndEncoded(_, values) => values.data_type().clone(),
         other => other.clone(),
     };
     schema

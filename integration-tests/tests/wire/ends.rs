@@ -223,3 +223,31 @@ fn a_hard_stop_ends_what_runs() {
         panic!("a query runs on");
     });
 }
+
+#[test]
+fn a_panic_ends_one_query_and_names_it() {
+    with_server(as_it_is, |server| async {
+        use updraft_engine::{Error, ErrorKind, Part, SessionId, Statement, Weight};
+        struct Never;
+        impl Weight for Never {
+            fn weight(&self) -> usize {
+                0
+            }
+        }
+        // No statement is known that panics, so what encodes its rows does.
+        let engine = server.running.engine();
+        let session = engine.session(SessionId([1; 16]), &updraft_auth::Principal::anonymous());
+        let planned = engine.plan(&session, Statement::Sql("SELECT 1".into()), None).await.unwrap();
+        let id = planned.id().to_string();
+        let results = engine.run(&session, planned, Part::Whole, None, |batches| {
+            batches.map(|_| -> Result<Never, Error> { panic!("as a bug would") })
+        });
+        let outcomes: Vec<_> = results.unwrap().collect().await;
+        assert_eq!(outcomes.len(), 1);
+        let error = outcomes.into_iter().next().unwrap().err().unwrap();
+        assert_eq!(error.kind(), ErrorKind::Internal);
+        assert!(error.to_string().contains(&id), "{error}");
+        assert_eq!(Wire::new(&server).await.rows("SELECT 1").await, ["1"]);
+        server
+    });
+}

@@ -166,7 +166,8 @@ fn parameters_of_every_form_are_described_and_bound() {
             SELECT price FROM dated WHERE day = ?
                 (1 Date32) 1.50
             SELECT kind FROM dated WHERE price = ?
-                (1 Decimal128(12, 2)) x"#]].assert_eq(&lines.join("\n"));
+                (1 Decimal128(12, 2)) x"#]]
+        .assert_eq(&lines.join("\n"));
         server
     });
 }
@@ -344,7 +345,7 @@ fn the_bounds_of_prepared_statements_hold() {
     let few = |config: &mut updraft_server::Config| {
         config.engine.prepared_per_session_max = 2;
         config.engine.prepared_max = 3;
-        config.engine.prepared_ttl = std::time::Duration::from_millis(400);
+        config.engine.prepared_ttl = std::time::Duration::from_millis(2000);
     };
     with_server(few, |server| async {
         let (mut ann, mut bob) = (Wire::new(&server).await, Wire::new(&server).await);
@@ -357,12 +358,12 @@ fn the_bounds_of_prepared_statements_hold() {
         let status = create(&mut bob, "SELECT 2").await.unwrap_err();
         assert!(status.message().contains("engine.prepared_max"), "{status}");
         // One that is used lives on, those that are not make room.
-        for _ in 0..6 {
-            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        for _ in 0..5 {
+            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
             run(&mut ann, &kept).await.unwrap();
         }
         create(&mut bob, "SELECT 2").await.unwrap();
-        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+        tokio::time::sleep(std::time::Duration::from_millis(2100)).await;
         assert_eq!(run(&mut ann, &kept).await.unwrap_err().code(), Code::NotFound);
         assert_eq!(bob.query("SELECT 5").await.unwrap().rows(), ["5"]);
         server

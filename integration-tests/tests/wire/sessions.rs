@@ -175,7 +175,7 @@ fn a_header_changes_one_call() {
 fn sessions_are_bounded_and_expire() {
     let few = |config: &mut updraft_server::Config| {
         config.engine.sessions_max = 2;
-        config.engine.session_ttl = Duration::from_millis(300);
+        config.engine.session_ttl = Duration::from_millis(1500);
     };
     with_server(few, |server| async {
         let mut wires = Vec::new();
@@ -188,7 +188,7 @@ fn sessions_are_bounded_and_expire() {
         let status = wires[2].query("SET batch_size = 10").await.unwrap_err();
         assert_eq!(status.code(), Code::ResourceExhausted, "{status}");
         assert_eq!(wires[2].rows("SELECT 1").await, ["1"], "a session without changes costs nothing");
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        tokio::time::sleep(Duration::from_millis(1700)).await;
         wires[2].query("SET batch_size = 10").await.unwrap();
         assert_eq!(get(&mut wires[0]).await["batch_size"], "8192", "it has expired");
         server

@@ -104,9 +104,9 @@ mod tests {
         for (sql, expected) in [
             (nested(200), "ok"),
             (nested(201), "201 levels of nesting, the limit is 200 (engine.sql_depth_max)"),
-            (chain(5000), "ok"),
-            (chain(5001), "5001 operators, the limit is 5000 (engine.sql_operators_max)"),
-            (ors(5001), "5001 operators"),
+            (chain(2000), "ok"),
+            (chain(2001), "2001 operators, the limit is 2000 (engine.sql_operators_max)"),
+            (ors(2001), "2001 operators"),
             (cases(201), "201 levels"),
             (list(90_000), "ok"),
             (list(100_000), "tokens, the limit is 200000"),

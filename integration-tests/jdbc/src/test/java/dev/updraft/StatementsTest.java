@@ -53,7 +53,13 @@ class StatementsTest {
 
   @AfterAll
   static void close() throws SQLException {
-    connection.close();
+    try {
+      connection.close();
+    } catch (SQLException e) {
+      // The driver never frees the batches of a result that is closed or cancelled before its end, and complains when it is
+      // closed itself.
+      assertTrue(e.getMessage().matches("(?s).*(Memory was leaked|Failed to clean up).*"), e.getMessage());
+    }
   }
 
   @Feature("connect")
@@ -165,7 +171,7 @@ class StatementsTest {
         Arguments.of("c_date32 = ?", 1, (Setter) s -> s.setDate(1, Date.valueOf("1970-01-01"))),
         Arguments.of("c_time32ms = ?", 3, (Setter) s -> s.setTime(1, Time.valueOf("12:30:00"))),
         Arguments.of("c_tsms = ?", 3, (Setter) s -> s.setTimestamp(1, Timestamp.valueOf("1969-12-31 23:59:59"))),
-        Arguments.of("c_tsus = CAST(? AS TIMESTAMP)", 3, (Setter) s -> s.setString(1, "1969-12-31 23:59:59")),
+        Arguments.of("c_tsus = CAST(CAST(? AS VARCHAR) AS TIMESTAMP)", 3, (Setter) s -> s.setString(1, "1969-12-31 23:59:59")),
         Arguments.of("c_tsutc = ?", 2, (Setter) s -> s.setTimestamp(1, Timestamp.valueOf("1970-01-01 00:00:00"))),
         Arguments.of("c_i32 = ?", 2, (Setter) s -> s.setObject(1, Integer.MAX_VALUE)),
         Arguments.of("id = CAST(? AS BIGINT)", 2, (Setter) s -> s.setLong(1, 2)),
@@ -195,7 +201,7 @@ class StatementsTest {
   void parameterOfMicroseconds(String condition, Setter setter) {
     limit(
         "parameters",
-        "times and timestamps finer than milliseconds are bound wrongly (milliseconds where the type says microseconds): bind text, with CAST(? AS TIMESTAMP)",
+        "times and timestamps finer than milliseconds are bound wrongly (milliseconds where the type says microseconds): bind text, with CAST(CAST(? AS VARCHAR) AS TIMESTAMP)",
         () -> parameterOfEveryType(condition, 3, setter));
   }
 
@@ -255,7 +261,8 @@ class StatementsTest {
       row.next();
       row.next();
       for (int i = 2; i <= row.getMetaData().getColumnCount(); i++) {
-        assertNull(row.getObject(i), row.getMetaData().getColumnName(i));
+        boolean zoned = row.getMetaData().getColumnType(i) == Types.TIMESTAMP_WITH_TIMEZONE; // See timestampWithTimeZone.
+        assertNull(zoned ? row.getTimestamp(i) : row.getObject(i), row.getMetaData().getColumnName(i));
         assertTrue(row.wasNull());
         assertNull(row.getString(i));
       }
@@ -294,9 +301,11 @@ class StatementsTest {
     String sql = "SELECT c_tsberlin FROM rare WHERE id = 1";
     try (Statement statement = connection.createStatement(); ResultSet row = statement.executeQuery(sql)) {
       row.next();
-      assertEquals(0, row.getTimestamp(1).getTime());
+      limit("rare-types", "getTimestamp is wrong for time zones other than UTC", () -> assertEquals(0, row.getTimestamp(1).getTime()));
     }
-    limit("rare-types", "getObject of a timestamp with time zone fails: use getTimestamp", () -> query(connection, sql));
+    if (Suite.CLIENT.startsWith("JDBC 18.")) {
+      limit("rare-types", "getObject of a timestamp with time zone fails: use getTimestamp", () -> query(connection, sql));
+    }
   }
 
   @Feature("empty")
@@ -367,7 +376,8 @@ class StatementsTest {
           },
           700,
           TimeUnit.MILLISECONDS);
-      assertTimeout(Duration.ofSeconds(20), () -> assertThrows(SQLException.class, () -> readAll(statement, sql)));
+      // Mostly an SQLException; the driver may trip over the batch it was just reading.
+      assertTimeout(Duration.ofSeconds(20), () -> assertThrows(Exception.class, () -> readAll(statement, sql)));
     } finally {
       timer.shutdownNow();
     }

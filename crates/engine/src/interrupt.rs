@@ -1,0 +1,179 @@
+//! Makes the filter of a join a place where its query can be ended, and where it makes room for others.
+//!
+//! A nested loop join compares all rows of one side with a batch of the other within one poll, and when its
+//! filter lets nothing through there is no batch at which `cooperate` could make it yield. What it does
+//! call, again and again, is its filter. So the filter looks whether the query was cancelled, and now and then
+//! hands the runtime's worker over to other queries; this one goes on beside them on a thread of its own.
+
+use std::fmt;
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::common::Result;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::ColumnarValue;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::joins::utils::JoinFilter;
+use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
+use tokio::runtime::{Handle, RuntimeFlavor};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::Error;
+
+/// Each call is a batch of rows, some ten microseconds: a worker is handed over every few milliseconds.
+const CALLS_BETWEEN_HANDOVERS: u32 = 256;
+
+/// `plan` with the filters of its joins watching `cancel`.
+pub(crate) fn interruptible(
+    plan: Arc<dyn ExecutionPlan>,
+    cancel: &CancellationToken,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    plan.transform_up(|node| {
+        if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
+            && let Some(filter) = join.filter()
+        {
+            let filter = watched(filter, cancel);
+            let join = NestedLoopJoinExecBuilder::from(join).with_filter(Some(filter)).build()?;
+            return Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>));
+        }
+        if let Some(join) = node.downcast_ref::<HashJoinExec>()
+            && let Some(filter) = join.filter()
+        {
+            let filter = watched(filter, cancel);
+            let join = join.builder().with_filter(Some(filter)).build_exec()?;
+            return Ok(Transformed::yes(join));
+        }
+        Ok(Transformed::no(node))
+    })
+    .data()
+}
+
+fn watched(filter: &JoinFilter, cancel: &CancellationToken) -> JoinFilter {
+    let inner = Arc::clone(filter.expression());
+    let expression = Watched { inner, cancel: cancel.clone(), calls: Arc::default() };
+    JoinFilter::new(Arc::new(expression), filter.column_indices().to_vec(), Arc::clone(filter.schema()))
+}
+
+/// An expression that gives what `inner` gives, unless its query was cancelled.
+#[derive(Debug)]
+struct Watched {
+    inner: Arc<dyn PhysicalExpr>,
+    cancel: CancellationToken,
+    calls: Arc<AtomicU32>,
+}
+
+impl PhysicalExpr for Watched {
+    fn data_type(&self, input_schema: &Schema) -> Result<DataType> {
+        self.inner.data_type(input_schema)
+    }
+
+    fn nullable(&self, input_schema: &Schema) -> Result<bool> {
+        self.inner.nullable(input_schema)
+    }
+
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
+        if self.cancel.is_cancelled() {
+            return Err(DataFusionError::External(Box::new(Error::Cancelled)));
+        }
+        if self.calls.fetch_add(1, Ordering::Relaxed) % CALLS_BETWEEN_HANDOVERS == CALLS_BETWEEN_HANDOVERS - 1 {
+            hand_over();
+        }
+        self.inner.evaluate(batch)
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn PhysicalExpr>> {
+        vec![&self.inner]
+    }
+
+    fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
+        let inner = children.into_iter().next().unwrap_or_else(|| Arc::clone(&self.inner));
+        Ok(Arc::new(Self { inner, cancel: self.cancel.clone(), calls: Arc::clone(&self.calls) }))
+    }
+
+    fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt_sql(f)
+    }
+}
+
+/// Lets the runtime give this worker's queue to another thread.
+fn hand_over() {
+    let on_workers = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
+    if on_workers {
+        tokio::task::block_in_place(|| {});
+    }
+}
+
+impl fmt::Display for Watched {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.inner.fmt(f)
+    }
+}
+
+impl PartialEq for Watched {
+    fn eq(&self, other: &Self) -> bool {
+        self.inner.eq(&other.inner)
+    }
+}
+
+impl Eq for Watched {}
+
+impl Hash for Watched {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.inner.hash(state);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use datafusion::physical_plan::collect;
+    use datafusion::prelude::{SessionConfig, SessionContext};
+
+    use super::*;
+
+    /// A join that compares for minutes and gives nothing.
+    const ENDLESS: &str = "SELECT count(*) FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
+
+    async fn start(cancel: &CancellationToken) -> tokio::task::JoinHandle<Result<Vec<RecordBatch>>> {
+        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
+        let plan = context.sql(ENDLESS).await.expect("it plans").create_physical_plan().await.expect("it plans");
+        let plan = interruptible(plan, cancel).expect("it is rewritten");
+        tokio::spawn(collect(plan, context.task_ctx()))
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_join_that_gives_nothing_can_be_cancelled_and_leaves_room_for_others() {
+        let cancel = CancellationToken::new();
+        let query = start(&cancel).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        // The only worker is busy with the join, unless it was handed over.
+        let other = tokio::spawn(async { 1 });
+        assert_eq!(tokio::time::timeout(Duration::from_secs(5), other).await.expect("room for others").ok(), Some(1));
+        cancel.cancel();
+        let outcome = tokio::time::timeout(Duration::from_secs(5), query).await.expect("it ends");
+        assert!(outcome.expect("no panic").is_err());
+    }
+
+    #[tokio::test]
+    async fn answers_stay_the_same() {
+        let context = SessionContext::new();
+        for join in ["a.value < b.value", "a.value % 3 = b.value % 3 AND a.value > b.value"] {
+            for kind in ["INNER", "LEFT", "FULL"] {
+                let sql =
+                    format!("SELECT a.value, b.value FROM range(20) a {kind} JOIN range(15) b ON {join} ORDER BY 1, 2");
+                // A plan is run once: joins keep what they have built.
+                let plan =
+                    async || context.sql(&sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
+                let wrapped = interruptible(plan().await, &CancellationToken::new()).expect("it is rewritten");
+                let plain = collect(plan().await, context.task_ctx()).await.expect("it runs");
+                assert_eq!(plain, collect(wrapped, context.task_ctx()).await.expect("it runs"), "{sql}");
+            }
+        }
+    }
+}
