@@ -12,7 +12,7 @@ data=.work/sample-$scale
 if [ ! -d "$data" ]; then
   echo "making TPC-H sample data at scale $scale in $data"
   rm -rf "$data.part"
-  "$bin" sample --scale "$scale" "$data.part"
+  "$bin" sample --scale "$scale" "$data.part" >/dev/null
   mv "$data.part" "$data"
 fi
 
@@ -27,7 +27,7 @@ announce() {
 Python (paste into $PWD/.venv/bin/python):
 
 from adbc_driver_flightsql import dbapi
-with dbapi.connect("$uri") as conn, conn.cursor() as cur:
+with dbapi.connect("$uri", autocommit=True) as conn, conn.cursor() as cur:
     cur.execute("SELECT l_returnflag, count(*) AS n, sum(l_extendedprice) AS price FROM lineitem GROUP BY 1 ORDER BY 1")
     print(cur.fetch_arrow_table().to_pandas())
 

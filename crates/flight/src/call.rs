@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::DataType;
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use tokio::time::Instant;
 use tonic::metadata::{AsciiMetadataValue, KeyAndValueRef, MetadataMap};
 use tonic::{Request, Status};
@@ -52,8 +52,8 @@ pub(crate) struct Call {
     pub(crate) session: Session,
     pub(crate) deadline: Option<Instant>,
     pub(crate) wire: WireOptions,
-    /// The type announced for a parameter without one.
-    pub(crate) unknown: DataType,
+    /// What the client can bind.
+    pub(crate) binds: Binds,
     /// Whether the client has no other way than a cookie to find its session on another connection.
     pub(crate) wants_cookie: bool,
 }
@@ -78,7 +78,7 @@ impl Call {
             wire: wire_options(&session.settings),
             session,
             deadline: request.extensions().get::<Deadline>().map(|deadline| deadline.0.into()),
-            unknown: unknown_type(caller.user_agent.as_deref()),
+            binds: Binds::of(caller.user_agent.as_deref()),
             wants_cookie: caller.cookie.is_none() && caller.token_session.is_none(),
         })
     }
@@ -108,11 +108,39 @@ fn text<'a>(value: &'a AsciiMetadataValue, key: &str) -> Result<&'a str, Status>
     value.to_str().map_err(|_| Status::invalid_argument(format!("header {key} is not text")))
 }
 
-/// The JDBC driver binds nothing but NULL to a parameter of type Null; other clients take Null as "any".
-fn unknown_type(user_agent: Option<&str>) -> DataType {
-    match user_agent {
-        Some(agent) if agent.contains("grpc-java") => DataType::Utf8,
-        _ => DataType::Null,
+/// What parameters a client can bind, which decides the types that are announced for them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Binds {
+    /// Any Arrow type; one that is not known is announced as Null.
+    Anything,
+    /// The JDBC driver binds nothing but NULL to a parameter of type Null, and writes milliseconds into times
+    /// and timestamps of every unit.
+    LikeJava,
+}
+
+impl Binds {
+    fn of(user_agent: Option<&str>) -> Self {
+        match user_agent {
+            Some(agent) if agent.contains("grpc-java") => Self::LikeJava,
+            _ => Self::Anything,
+        }
+    }
+
+    /// The type announced for a parameter without one.
+    pub(crate) fn unknown(self) -> DataType {
+        match self {
+            Self::Anything => DataType::Null,
+            Self::LikeJava => DataType::Utf8,
+        }
+    }
+
+    /// The type announced for a parameter of type `data_type`. What is bound is cast back.
+    pub(crate) fn announced(self, data_type: DataType) -> DataType {
+        match (self, data_type) {
+            (Self::LikeJava, DataType::Time32(_) | DataType::Time64(_)) => DataType::Time32(TimeUnit::Millisecond),
+            (Self::LikeJava, DataType::Timestamp(_, zone)) => DataType::Timestamp(TimeUnit::Millisecond, zone),
+            (_, data_type) => data_type,
+        }
     }
 }
 
@@ -126,6 +154,18 @@ mod tests {
         for spec in WIRE_SETTINGS {
             assert_eq!((spec.check)(spec.default).as_deref(), Ok(spec.default), "{}", spec.name);
             assert!((spec.check)("nonsense").is_err(), "{}", spec.name);
+        }
+    }
+
+    #[test]
+    fn java_binds_milliseconds() {
+        let micros = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let java = Binds::of(Some("jdbc grpc-java-netty/1.71.0"));
+        assert_eq!(java.announced(micros.clone()), DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())));
+        assert_eq!(java.announced(DataType::Time64(TimeUnit::Nanosecond)), DataType::Time32(TimeUnit::Millisecond));
+        assert_eq!(java.announced(DataType::Int64), DataType::Int64);
+        for other in [None, Some("grpc-c++/1.60"), Some("ADBC grpc-go/1.74")] {
+            assert_eq!(Binds::of(other).announced(micros.clone()), micros);
         }
     }
 }

@@ -8,7 +8,7 @@ use arrow_flight::sql::{
     ActionCreatePreparedSubstraitPlanRequest, DoPutPreparedStatementResult,
 };
 use bytes::Bytes;
-use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::datatypes::{Field, Schema};
 use prost::Message;
 use tonic::Status;
 use updraft_engine::{Prepared, PreparedHandle, Statement};
@@ -49,7 +49,7 @@ async fn create_from(
     call: &Call,
     statement: Statement,
 ) -> Result<CreatePreparedStatementResult, Status> {
-    let prepare = server.engine.prepare(&call.session, statement, call.unknown.clone(), call.deadline);
+    let prepare = server.engine.prepare(&call.session, statement, call.binds.unknown(), call.deadline);
     let prepared = prepare.await.map_err(status)?;
     let dataset_schema = match prepared.schema() {
         Some(schema) => schema_bytes(&announced(schema, &call.wire)).map_err(answer_failed)?,
@@ -67,8 +67,8 @@ async fn create_from(
 /// All parameters in the order of binding, each nullable: a client may bind NULL to any.
 fn parameter_schema(prepared: &Prepared, call: &Call) -> Schema {
     let field = |parameter: updraft_engine::Parameter| {
-        let data_type: DataType = parameter.data_type.unwrap_or_else(|| call.unknown.clone());
-        Field::new(parameter.name, data_type, true)
+        let data_type = parameter.data_type.unwrap_or_else(|| call.binds.unknown());
+        Field::new(parameter.name, call.binds.announced(data_type), true)
     };
     let fields: Vec<_> = prepared.parameters().into_iter().map(field).collect();
     wire_schema(&Schema::new(fields), &call.wire)
