@@ -26,7 +26,7 @@ step() {
 rust_tests() {
   local targets
   targets=$(grep -rhE 'arbtest\(\|' --include='*.rs' crates integration-tests | wc -l)
-  UPDRAFT_FUZZ_SECONDS=$((${UPDRAFT_FUZZ_SECONDS:-60} / (targets > 0 ? targets : 1))) cargo test -q --workspace
+  UPDRAFT_FUZZ_SECONDS=$((${UPDRAFT_FUZZ_SECONDS:-60} / (targets > 0 ? targets : 1))) cargo test -q --workspace --no-fail-fast
 }
 clients() { .venv/bin/python integration-tests/python/suites.py "$@"; }
 # The stock command line client of the arrow-flight version that Updraft itself is built with.
