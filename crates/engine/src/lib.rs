@@ -16,6 +16,7 @@
 //! | `cooperate` | joins yield, so that they can be cancelled |
 //! | `interrupt` | a join that gives nothing can be cancelled too |
 //! | `memory` | the shared memory pool, and where its limit comes from |
+//! | `spill` | where queries spill, and the sweep at start |
 //! | `names` | pinned tables as the catalog DataFusion plans against |
 
 mod bridge;
@@ -35,6 +36,7 @@ mod run;
 mod runtime;
 mod session;
 mod settings;
+mod spill;
 mod sql;
 mod substrait;
 

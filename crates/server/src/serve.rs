@@ -257,6 +257,8 @@ impl Running {
                 tokio::time::timeout(CLOSE_TIMEOUT, &mut self.flight).await.unwrap_or(Ok(Drained::default()))
             }
         };
+        // A process that exits drops nothing.
+        self.engine.remove_spilled();
         ended.map_err(Error::Task)?;
         Ok(Ended { killed })
     }

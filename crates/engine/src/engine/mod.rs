@@ -30,6 +30,7 @@ use crate::run::{self, Limit, Part, QueryStream};
 use crate::runtime::CpuRuntime;
 use crate::session::{Session, SessionId, Sessions};
 use crate::settings::SettingSpec;
+use crate::spill::SpillFolders;
 
 /// How often expired sessions, statements and plans are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -42,6 +43,7 @@ pub struct Engine {
     cpu: CpuRuntime,
     template: SessionState,
     memory_limit: u64,
+    spill: SpillFolders,
     sessions: Sessions,
     prepared: PreparedStatements,
     planned: Expiring<QueryId, Arc<Planned>>,
@@ -101,7 +103,8 @@ impl Engine {
             None => memory::default_limit(),
         };
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
-        let template = state::template(&config, memory_limit, &catalog)?;
+        let spill = SpillFolders::claim(&config.spill_directories)?;
+        let template = state::template(&config, memory_limit, &catalog, &spill)?;
         let engine = Arc::new(Self {
             sessions: Sessions::new(&config, front_end, cpu.threads(), memory_limit),
             prepared: PreparedStatements::new(&config),
@@ -115,6 +118,7 @@ impl Engine {
             cpu,
             template,
             memory_limit,
+            spill,
         });
         let swept = Arc::downgrade(&engine);
         *engine.sweeper.lock() = Some(engine.cpu.spawn(async move {
@@ -340,6 +344,11 @@ impl Engine {
     /// Waits until no query runs.
     pub async fn idle(&self) {
         self.runs.idle().await;
+    }
+
+    /// Removes what queries have spilled, for a process that is about to exit: nothing may run after it.
+    pub fn remove_spilled(&self) {
+        self.spill.remove();
     }
 
     /// How many queries run.

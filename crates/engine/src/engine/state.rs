@@ -16,15 +16,21 @@ use crate::cooperate::Cooperate;
 use crate::error::Error;
 use crate::memory;
 use crate::settings::Settings;
+use crate::spill::SpillFolders;
 
 /// The state that is cloned for every query: building one anew costs more than most queries.
 ///
 /// # Errors
-/// `Invalid` for a spill folder that cannot be made.
-pub(super) fn template(config: &Config, memory_limit: u64, catalog: &Catalog) -> Result<SessionState, Error> {
+/// What DataFusion says of a folder it cannot use.
+pub(super) fn template(
+    config: &Config,
+    memory_limit: u64,
+    catalog: &Catalog,
+    spill: &SpillFolders,
+) -> Result<SessionState, Error> {
     let mut template = SessionStateBuilder::new()
         .with_config(session_config(&config.time_zone))
-        .with_runtime_env(runtime_env(config, memory_limit, catalog)?)
+        .with_runtime_env(runtime_env(config, memory_limit, catalog, spill)?)
         .with_default_features()
         .with_physical_optimizer_rule(Arc::new(Cooperate))
         .build();
@@ -92,17 +98,15 @@ fn session_config(time_zone: &str) -> SessionConfig {
     config
 }
 
-fn runtime_env(config: &Config, memory_limit: u64, catalog: &Catalog) -> Result<Arc<RuntimeEnv>, Error> {
-    let mode = if config.spill_directories.is_empty() {
-        DiskManagerMode::OsTmpDirectory
-    } else {
-        for folder in &config.spill_directories {
-            std::fs::create_dir_all(folder)
-                .map_err(|error| Error::Invalid(format!("engine.spill_directories: {}: {error}", folder.display())))?;
-        }
-        DiskManagerMode::Directories(config.spill_directories.clone())
-    };
-    let disk = DiskManagerBuilder::default().with_mode(mode).with_max_temp_directory_size(config.spill_limit.0);
+fn runtime_env(
+    config: &Config,
+    memory_limit: u64,
+    catalog: &Catalog,
+    spill: &SpillFolders,
+) -> Result<Arc<RuntimeEnv>, Error> {
+    let disk = DiskManagerBuilder::default()
+        .with_mode(DiskManagerMode::Directories(spill.paths()))
+        .with_max_temp_directory_size(config.spill_limit.0);
     Ok(RuntimeEnvBuilder::new()
         .with_memory_pool(memory::pool(config.memory_pool, memory_limit))
         .with_disk_manager_builder(disk)
