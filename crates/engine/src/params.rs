@@ -68,12 +68,7 @@ pub(crate) fn values(
         }
         scalars.push(ScalarAndMetadata::from(value));
     }
-    Ok(if placeholders.named {
-        let names = placeholders.ids.iter().map(|id| id[1..].to_owned());
-        ParamValues::Map(names.zip(scalars).collect())
-    } else {
-        ParamValues::List(scalars)
-    })
+    Ok(assigned(placeholders, scalars))
 }
 
 /// NULLs of `unknown` for the placeholders whose type is not known: enough to derive a schema.
@@ -83,12 +78,17 @@ pub(crate) fn nulls(placeholders: &Placeholders, types: &Types, unknown: &DataTy
         let data_type = types.get(id).cloned().flatten().unwrap_or_else(|| unknown.clone());
         scalars.push(ScalarAndMetadata::from(ScalarValue::try_from(&data_type)?));
     }
-    Ok(if placeholders.named {
+    Ok(assigned(placeholders, scalars))
+}
+
+/// One value for each placeholder, in the form in which DataFusion takes them.
+fn assigned(placeholders: &Placeholders, scalars: Vec<ScalarAndMetadata>) -> ParamValues {
+    if placeholders.named {
         let names = placeholders.ids.iter().map(|id| id[1..].to_owned());
         ParamValues::Map(names.zip(scalars).collect())
     } else {
         ParamValues::List(scalars)
-    })
+    }
 }
 
 /// Checks that `batch` has a value for every placeholder.

@@ -111,11 +111,11 @@ impl Engine {
             let mut state = engine.state(&session.settings);
             let (logical, placeholders) = match &statement {
                 Statement::Substrait(plan) => {
-                    (Some(engine.planner.substrait(&mut state, plan).await?), Placeholders::default())
+                    (engine.planner.substrait(&mut state, plan).await?, Placeholders::default())
                 }
                 Statement::Sql(text) => match sql::parse(text, &engine.config)? {
                     Parsed::Read(statement, placeholders) => {
-                        (Some(engine.planner.logical(&mut state, *statement).await?), placeholders)
+                        (engine.planner.logical(&mut state, *statement).await?, placeholders)
                     }
                     Parsed::Show(name) => {
                         let batch = engine.show(&session, name.as_deref())?;
@@ -126,7 +126,6 @@ impl Engine {
                     }
                 },
             };
-            let logical = logical.expect("every arm above that goes on has planned");
             let (types, schema) = describe(&logical, &placeholders, &unknown)?;
             let prepared = Arc::new(Prepared {
                 handle: PreparedHandle::new(),
