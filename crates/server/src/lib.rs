@@ -11,6 +11,7 @@
 //! Never: a rule about queries, tables, users or the wire. Those are in the crates that own them.
 
 mod admin;
+mod allocator;
 pub mod cli;
 pub mod config;
 pub mod logs;
