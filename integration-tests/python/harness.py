@@ -25,12 +25,15 @@ USER, PASSWORD = "ada", "correct horse battery staple"
 
 
 class Server:
-    """One running `updraft serve`. `uri` is what it said it listens on; `log` is the path of its stderr."""
+    """One running `updraft serve`. `uri` is what it said it listens on; `log` is the path of its stderr.
 
-    def __init__(self, data=None, *, settings=(), config=None, env=None, log=None, listen="127.0.0.1:0"):
+    `prefix` is a command that becomes the server: what it sets up before its `exec` holds from the server's first instruction.
+    """
+
+    def __init__(self, data=None, *, settings=(), config=None, env=None, log=None, listen="127.0.0.1:0", prefix=()):
         WORK.mkdir(parents=True, exist_ok=True)
         self.log = pathlib.Path(log or WORK / f"server-{os.getpid()}-{time.monotonic_ns()}.log")
-        command = [str(BIN), "serve", "--listen", listen]
+        command = [*prefix, str(BIN), "serve", "--listen", listen]
         if data is not None:
             command += ["--data", str(data)]
         if config is not None:

@@ -226,6 +226,31 @@ def test_kill_and_restart_leaves_nothing(folder, tmp_path):
     assert [p for p in spill.rglob("*") if p.is_file()] == []
 
 
+def test_a_full_spill_disk_ends_one_query(folder, tmp_path):
+    spill = tmp_path / "spill"
+    spill.mkdir()
+    # Only root may mount a small disk. For others, a unit test of the engine spills into /dev/full.
+    small = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "none", str(spill)], capture_output=True)
+    limits = [] if small.returncode == 0 else ["engine.spill_limit=4MiB"]
+    expected = "No space left on device" if small.returncode == 0 else "engine.spill_limit"
+    settings = [f"engine.spill_directories=['{spill}']", "engine.memory_limit=256MiB", *limits]
+    try:
+        with querying(folder, tmp_path, settings=settings) as (_, client):
+            with pytest.raises(ERRORS, match=f"resource exhausted error.*{expected}"):
+                fsql.query(client, SPILLING)
+            assert fsql.query(client, "SELECT 1 AS x").num_rows == 1
+            # Operators that the query has started are dropped a moment after it.
+            left = [spill]
+            deadline = time.monotonic() + 10
+            while left and time.monotonic() < deadline:
+                left = [p for p in spill.rglob("*") if p.is_file() and p.suffix != ".lock"]
+                time.sleep(0.05)
+            assert left == []
+    finally:
+        if small.returncode == 0:
+            subprocess.run(["umount", str(spill)], check=True)
+
+
 def _try(client, sql):
     with contextlib.suppress(Exception):
         fsql.query(client, sql)

@@ -18,15 +18,19 @@ use object_store::path::Path;
 use object_store::{GetOptions, ObjectStore, ObjectStoreExt};
 
 use crate::pinned::PinnedStore;
+use crate::stored::Stored;
 
 const MAGIC: &[u8] = b"ARROW1";
 /// Footer length and magic at the end of a file.
 const TAIL: u64 = 10;
 
-/// The schema of an IPC file or stream.
-pub(crate) async fn schema(store: &Arc<PinnedStore>, location: &Path, size: u64) -> DfResult<SchemaRef> {
+/// The schema of an IPC file or stream, and how large its record batches are if it says so.
+pub(crate) async fn look(store: &Arc<PinnedStore>, location: &Path, size: u64) -> DfResult<(SchemaRef, Stored)> {
     if is_file(store, location, size).await? {
-        return Ok(footer(store, location, size).await?.schema);
+        let footer = footer(store, location, size).await?;
+        // What a block claims to be is not to be trusted; it is no larger than the file.
+        let bytes = |block: &Block| u64::try_from(block.bodyLength()).unwrap_or_default().min(size);
+        return Ok((footer.schema, Stored::in_parts(size, footer.batches.iter().map(bytes))));
     }
     let mut bytes = store.get_opts(location, GetOptions::default()).await?.into_stream();
     let mut decoder = StreamDecoder::new();
@@ -35,7 +39,7 @@ pub(crate) async fn schema(store: &Arc<PinnedStore>, location: &Path, size: u64)
         while !buffer.is_empty() {
             let batch = decoder.decode(&mut buffer)?;
             if let Some(schema) = decoder.schema() {
-                return Ok(schema);
+                return Ok((schema, Stored::file(size)));
             }
             if batch.is_none() && buffer.is_empty() {
                 break;

@@ -11,6 +11,7 @@
 //! - `stores`: locations and clients; `files`: listing; `discover`: which tables are below a root (the rule is there)
 //! - `definition`: a table's files now; `formats`: names to formats; `partitions`: columns from `key=value` folders
 //! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files
+//! - `stored`: how large the parts of a table are
 //! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //!
@@ -31,6 +32,7 @@ mod pinned;
 mod schema;
 mod snapshot;
 mod source;
+mod stored;
 mod stores;
 mod table;
 #[cfg(test)]
@@ -50,6 +52,8 @@ use tokio::runtime::Handle;
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
 pub use snapshot::{Snapshot, SnapshotId};
+pub use stored::{Stored, StoredColumn};
+pub use table::stored;
 
 use cache::Cache;
 use definition::{Definition, Places};

@@ -32,6 +32,7 @@ use crate::formats::{FileName, Text, split_compression};
 use crate::partitions::Partitions;
 use crate::pinned::{FileId, PinnedFile, PinnedStore, Registry};
 use crate::source::{Layout, Shared};
+use crate::stored::Stored;
 use crate::table::FilesTable;
 use crate::{schema, text, types};
 
@@ -54,6 +55,7 @@ pub(crate) struct Inner {
     pub(crate) table_schema: TableSchema,
     pub(crate) files: Vec<PartitionedFile>,
     pub(crate) statistics: Statistics,
+    pub(crate) stored: Arc<Stored>,
     /// Values of the partition columns, one row per file; `None` without such columns.
     pub(crate) partitions: Option<RecordBatch>,
     pub(crate) url: ObjectStoreUrl,
@@ -116,6 +118,8 @@ pub(crate) struct Facts {
     quoted_newlines: bool,
     /// Over the columns of `schema`.
     statistics: Option<Statistics>,
+    /// Over the columns of `schema`.
+    stored: Stored,
 }
 
 /// What snapshots are made with; shared by all tables.
@@ -182,14 +186,20 @@ impl Workshop {
         };
         let mut interned = Layouts::default();
         let mut scanned = Vec::with_capacity(files.len());
+        let mut stored = Stored::nothing();
         for (((path, file), facts), values) in files.iter().zip(&facts).zip(partitions.values.iter()) {
             let mut scan = PartitionedFile::new_from_meta(meta(path, file));
             scan.statistics = Some(Arc::new(interned.statistics(facts, file.id.entry.size, &file_schema, values)));
             scan.partition_values = values.clone();
+            stored.add(&facts.stored, interned.places(facts, &file_schema));
             if format != Format::Parquet {
                 scan.extensions.insert_arc(interned.layout(facts, compression(config, file)));
             }
             scanned.push(scan);
+        }
+        let stored = Arc::new(stored);
+        for file in &mut scanned {
+            file.extensions.insert_arc(stored.clone());
         }
         let all_compressed = files.iter().all(|(_, file)| compression(config, file) != Compression::None);
         let broken = |e: DataFusionError| Error::Internal { what: format!("table {table:?}: {e}") };
@@ -198,7 +208,8 @@ impl Workshop {
         let url = store.url().map_err(broken)?;
         let shared = Arc::new(Shared { store, format, text, splits: splits && !(all_compressed && guessed) });
         let footers = self.footers.clone();
-        let inner = Inner { id, table, table_schema, files: scanned, statistics, partitions, url, shared, footers };
+        let inner =
+            Inner { id, table, table_schema, files: scanned, statistics, stored, partitions, url, shared, footers };
         Ok(Snapshot { inner: Arc::new(inner) })
     }
 
@@ -246,7 +257,7 @@ impl Workshop {
         text: &Text,
     ) -> DfResult<Facts> {
         let meta = meta(path, file);
-        let plain = |schema: SchemaRef| Facts { schema, quoted_newlines: false, statistics: None };
+        let plain = |schema: SchemaRef, stored| Facts { schema, quoted_newlines: false, statistics: None, stored };
         match format {
             Format::Parquet => {
                 let footer = self.footers.get(store, &meta, PageIndexPolicy::Skip, None).await?;
@@ -256,7 +267,8 @@ impl Workshop {
                 let schema = transform_schema_to_view(&schema.with_metadata(HashMap::new()));
                 let schema = Arc::new(schema);
                 let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &schema)?;
-                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics) })
+                let stored = Stored::parquet(meta.size, &footer, &schema);
+                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics), stored })
             }
             Format::Csv | Format::Json => {
                 let compression = compression(config, file);
@@ -266,12 +278,21 @@ impl Workshop {
                     Format::Csv if !text.header && !config.columns.is_empty() => by_place(&guess.schema, config),
                     _ => guess.schema,
                 };
-                Ok(Facts { schema: Arc::new(schema), quoted_newlines: guess.quoted_newlines, statistics: None })
+                let stored = Stored { packed: compression != Compression::None, ..Stored::file(meta.size) };
+                Ok(Facts {
+                    quoted_newlines: guess.quoted_newlines,
+                    stored,
+                    ..plain(Arc::new(schema), Stored::default())
+                })
             }
-            Format::Arrow => Ok(plain(crate::ipc::schema(store, path, meta.size).await?)),
+            Format::Arrow => {
+                let (schema, stored) = crate::ipc::look(store, path, meta.size).await?;
+                Ok(plain(schema, Stored { packed: true, ..stored }))
+            }
             Format::Avro => {
                 let store = store.clone() as Arc<dyn object_store::ObjectStore>;
-                Ok(plain(crate::avro::schema(&store, path).await?))
+                let schema = crate::avro::schema(&store, path).await?;
+                Ok(plain(schema, Stored { packed: true, ..Stored::file(meta.size) }))
             }
         }
     }
@@ -384,13 +405,18 @@ impl Layouts {
         self.layouts.entry(key).or_insert_with(|| Arc::new(Layout { physical, compression })).clone()
     }
 
+    /// Where the table's columns are in a file.
+    fn places(&mut self, facts: &Facts, table: &SchemaRef) -> &[Option<usize>] {
+        let physical = self.schema(&facts.schema);
+        let place = |field: &Arc<Field>| physical.index_of(field.name()).ok();
+        let found = || table.fields().iter().map(place).collect();
+        self.places.entry(Arc::as_ptr(&physical) as usize).or_insert_with(found)
+    }
+
     /// Statistics of one file over the table's columns.
     fn statistics(&mut self, facts: &Facts, size: u64, table: &SchemaRef, partition: &[ScalarValue]) -> Statistics {
-        let physical = self.schema(&facts.schema);
-        let places = self
-            .places
-            .entry(Arc::as_ptr(&physical) as usize)
-            .or_insert_with(|| table.fields().iter().map(|field| physical.index_of(field.name()).ok()).collect());
+        let physical = &facts.schema;
+        let places = self.places(facts, table);
         let known = facts.statistics.as_ref();
         let rows = known.map_or(Precision::Absent, |known| known.num_rows);
         let file_columns = table.fields().iter().zip(places).map(|(field, place)| match (place, known) {

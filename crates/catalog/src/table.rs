@@ -23,10 +23,16 @@ use crate::config::Format;
 use crate::footers::Readers;
 use crate::snapshot::{Inner, merged};
 use crate::source::FilesSource;
+use crate::stored::Stored;
 
 /// The table over the pinned files of one snapshot.
 pub(crate) struct FilesTable {
     snapshot: Arc<Inner>,
+}
+
+/// How a table of the catalog is stored; `None` when `table` is none of the catalog's.
+pub fn stored(table: &dyn TableProvider) -> Option<&Stored> {
+    Some(table.downcast_ref::<FilesTable>()?.snapshot.stored.as_ref())
 }
 
 impl FilesTable {

@@ -1,12 +1,17 @@
 //! The channel between the CPU runtime, which makes results, and the one that sends them.
 //!
 //! Bounded by bytes, not by items: eight batches may be a kilobyte or a gigabyte. When a client reads
-//! slowly the bound is reached, `send` waits, and the query stands still.
+//! slowly the bound is reached, `send` waits, and the query stands still. When it reads nothing for too long
+//! the query ends, and what it had waiting is dropped: a client that never comes back, but keeps its
+//! connection open, must not keep memory.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
 
@@ -25,61 +30,155 @@ pub(crate) struct Bounds {
 }
 
 pub(crate) fn channel<T: Weight>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
-    let (items, received) = mpsc::unbounded_channel();
-    let bytes_max = bounds.bytes.clamp(1, u32::MAX as usize);
-    let room = Arc::new(Semaphore::new(bytes_max));
+    let bytes_max = bounds.bytes.clamp(1, u32::MAX as usize) as u32;
+    let shared = Arc::new(Shared { room: Arc::new(Semaphore::new(bytes_max as usize)), waiting: Mutex::default() });
     let idle = if bounds.idle.is_zero() { Duration::MAX } else { bounds.idle };
-    (Sender { items, room, bytes_max, idle }, Receiver { received })
+    (Sender { shared: Arc::clone(&shared), bytes_max, idle }, Receiver { shared })
+}
+
+#[derive(Debug)]
+struct Shared<T> {
+    /// One permit for each byte that may wait. Closed when nobody receives any more.
+    room: Arc<Semaphore>,
+    waiting: Mutex<Waiting<T>>,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    items: VecDeque<(T, OwnedSemaphorePermit)>,
+    /// How many items were received.
+    received: u64,
+    /// The last item, and that there will be no other.
+    error: Option<Error>,
+    ended: bool,
+    receiver: Option<Waker>,
+}
+
+impl<T> Default for Waiting<T> {
+    fn default() -> Self {
+        Self { items: VecDeque::new(), received: 0, error: None, ended: false, receiver: None }
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct Sender<T> {
-    items: mpsc::UnboundedSender<Result<(T, OwnedSemaphorePermit), Error>>,
-    room: Arc<Semaphore>,
-    bytes_max: usize,
+    shared: Arc<Shared<T>>,
+    bytes_max: u32,
     idle: Duration,
 }
 
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
-    received: mpsc::UnboundedReceiver<Result<(T, OwnedSemaphorePermit), Error>>,
+    shared: Arc<Shared<T>>,
 }
 
 impl<T: Weight> Sender<T> {
     /// Waits for room, then sends. An item above the bound passes alone.
     ///
     /// # Errors
-    /// `Cancelled`, when nobody receives any more; `Idle`, when nobody has received for too long.
+    /// `Cancelled`, when nobody receives any more; `Idle`, when nothing was received for too long.
     pub(crate) async fn send(&self, item: T) -> Result<(), Error> {
-        let bytes = item.weight().clamp(1, self.bytes_max) as u32;
-        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
-        let permit = tokio::select! {
-            permit = room => permit.map_err(|_| Error::Cancelled)?,
-            () = self.items.closed() => return Err(Error::Cancelled),
-            () = tokio::time::sleep(self.idle) => {
-                return Err(Error::Idle(humantime::format_duration(self.idle).to_string()));
-            }
-        };
-        self.items.send(Ok((item, permit))).map_err(|_| Error::Cancelled)
+        let bytes = u32::try_from(item.weight()).unwrap_or(u32::MAX).clamp(1, self.bytes_max);
+        let permit = self.room(bytes).await?;
+        self.shared.change(|waiting| waiting.items.push_back((item, permit)));
+        Ok(())
+    }
+}
+
+impl<T> Sender<T> {
+    /// Sends the error that ends the stream. What waits before it is dropped when it is for a client that
+    /// does not read.
+    pub(crate) fn fail(&self, error: Error) {
+        let dropped = self.shared.change(|waiting| {
+            let idle = matches!(error, Error::Idle(_));
+            waiting.error = Some(error);
+            waiting.ended = true;
+            if idle { std::mem::take(&mut waiting.items) } else { VecDeque::new() }
+        });
+        drop(dropped);
     }
 
-    /// Sends the error that ends the stream.
-    pub(crate) fn fail(&self, error: Error) {
-        // Nobody left to tell is fine: the caller has logged it.
-        let _ = self.items.send(Err(error));
+    /// Ends the stream, then waits until all of it was received, or drops what nobody receives.
+    pub(crate) async fn finish(self) {
+        self.shared.change(|waiting| waiting.ended = true);
+        if let Err(error @ Error::Idle(_)) = self.room(self.bytes_max).await {
+            self.fail(error);
+        }
+    }
+
+    /// Waits until this many bytes more may wait, for as long as something is received now and then.
+    async fn room(&self, bytes: u32) -> Result<OwnedSemaphorePermit, Error> {
+        let mut received = self.shared.waiting.lock().received;
+        loop {
+            let room = Arc::clone(&self.shared.room).acquire_many_owned(bytes);
+            if let Ok(permit) = tokio::time::timeout(self.idle, room).await {
+                return permit.map_err(|_| Error::Cancelled);
+            }
+            let before = std::mem::replace(&mut received, self.shared.waiting.lock().received);
+            if received == before {
+                return Err(Error::Idle(humantime::format_duration(self.idle).to_string()));
+            }
+        }
+    }
+}
+
+impl<T> Drop for Sender<T> {
+    fn drop(&mut self) {
+        self.shared.change(|waiting| waiting.ended = true);
+    }
+}
+
+impl<T> Shared<T> {
+    /// Changes what waits, and wakes the receiver.
+    fn change<R>(&self, change: impl FnOnce(&mut Waiting<T>) -> R) -> R {
+        let (changed, receiver) = {
+            let mut waiting = self.waiting.lock();
+            (change(&mut waiting), waiting.receiver.take())
+        };
+        if let Some(receiver) = receiver {
+            receiver.wake();
+        }
+        changed
     }
 }
 
 impl<T> Receiver<T> {
     /// The next item; `None` when the sender is gone.
-    pub(crate) fn poll_next(&mut self, cx: &mut std::task::Context<'_>) -> std::task::Poll<Option<Result<T, Error>>> {
-        self.received.poll_recv(cx).map(|item| item.map(|item| item.map(|(item, _permit)| item)))
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
+        let mut waiting = self.shared.waiting.lock();
+        if let Some((item, permit)) = waiting.items.pop_front() {
+            waiting.received += 1;
+            drop(waiting);
+            // Its room is free for the next.
+            drop(permit);
+            return Poll::Ready(Some(Ok(item)));
+        }
+        if let Some(error) = waiting.error.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        if waiting.ended {
+            return Poll::Ready(None);
+        }
+        waiting.receiver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+}
+
+impl<T> Drop for Receiver<T> {
+    fn drop(&mut self) {
+        self.shared.room.close();
+        let items = std::mem::take(&mut self.shared.waiting.lock().items);
+        drop(items);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::{sleep, timeout};
+
     use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
 
     impl Weight for Vec<u8> {
         fn weight(&self) -> usize {
@@ -93,19 +192,37 @@ mod tests {
 
     #[tokio::test]
     async fn a_full_channel_makes_the_sender_wait() {
-        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: Duration::from_secs(60) });
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
         sender.send(vec![0; 6]).await.expect("there is room");
-        let waits = tokio::time::timeout(Duration::from_millis(20), sender.send(vec![0; 5]));
+        let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 5]));
         assert!(waits.await.is_err(), "6 + 5 is more than 10");
         assert_eq!(next(&mut receiver).await.map(|item| item.map(|bytes| bytes.len()).ok()), Some(Some(6)));
         sender.send(vec![0; 500]).await.expect("an item above the bound passes alone");
-        let waits = tokio::time::timeout(Duration::from_millis(20), sender.send(vec![0; 1]));
+        let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 1]));
         assert!(waits.await.is_err(), "the big one takes all the room");
     }
 
     #[tokio::test]
+    async fn a_receiver_waits_for_items_and_for_the_end() {
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
+        let received = tokio::spawn(async move {
+            let mut lengths = Vec::new();
+            while let Some(Ok(item)) = next(&mut receiver).await {
+                lengths.push(item.len());
+            }
+            lengths
+        });
+        for bytes in [1, 20, 3] {
+            tokio::task::yield_now().await;
+            sender.send(vec![0; bytes]).await.expect("it is received");
+        }
+        sender.finish().await;
+        assert_eq!(received.await.expect("no panic"), [1, 20, 3]);
+    }
+
+    #[tokio::test]
     async fn a_receiver_that_goes_away_frees_a_waiting_sender() {
-        let (sender, receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: Duration::from_secs(60) });
+        let (sender, receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
         sender.send(vec![0; 10]).await.expect("there is room");
         let waiting = tokio::spawn(async move { sender.send(vec![0; 1]).await });
         tokio::task::yield_now().await;
@@ -114,14 +231,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_receiver_that_stops_ends_the_wait() {
-        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: Duration::from_secs(60) });
+    async fn a_receiver_that_stops_ends_the_wait_and_keeps_nothing() {
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
         sender.send(vec![0; 10]).await.expect("there is room");
-        assert!(matches!(sender.send(vec![0; 1]).await, Err(Error::Idle(_))));
-        assert!(next(&mut receiver).await.is_some(), "what was sent is still there");
+        let error = sender.send(vec![0; 1]).await.expect_err("nothing is received");
+        sender.fail(error);
+        assert!(receiver.shared.waiting.lock().items.is_empty(), "it may never come back");
+        assert!(matches!(next(&mut receiver).await, Some(Err(Error::Idle(_)))), "if it does, it is told");
+        assert!(next(&mut receiver).await.is_none());
         let (sender, _receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: Duration::ZERO });
         sender.send(vec![0; 10]).await.expect("there is room");
         let a_year = Duration::from_secs(365 * 24 * 3600);
-        assert!(tokio::time::timeout(a_year, sender.send(vec![0; 1])).await.is_err(), "zero waits for ever");
+        assert!(timeout(a_year, sender.send(vec![0; 1])).await.is_err(), "zero waits for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_result_is_not_kept_for_ever_either() {
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
+        sender.send(vec![0; 4]).await.expect("there is room");
+        sender.finish().await;
+        assert!(matches!(next(&mut receiver).await, Some(Err(Error::Idle(_)))));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_reads_slowly_is_not_idle() {
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
+        for _ in 0..10 {
+            sender.send(vec![0; 1]).await.expect("there is room");
+        }
+        let sending = tokio::spawn(async move { sender.send(vec![0; 10]).await });
+        for _ in 0..10 {
+            sleep(MINUTE - Duration::from_secs(1)).await;
+            next(&mut receiver).await.expect("ten were sent").expect("it is not idle");
+        }
+        sending.await.expect("no panic").expect("there is room at last");
+    }
+
+    #[tokio::test]
+    async fn other_errors_come_after_what_was_sent() {
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
+        sender.send(vec![0; 4]).await.expect("there is room");
+        sender.fail(Error::Draining);
+        assert!(matches!(next(&mut receiver).await, Some(Ok(_))));
+        assert!(matches!(next(&mut receiver).await, Some(Err(Error::Draining))));
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator can set about the engine.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
@@ -8,7 +9,12 @@ use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::admission::{self, PrincipalConfig};
+use crate::options::DatafusionOptions;
 use crate::settings;
+
+/// The most queries that may run or wait at a time: each costs a task and some kilobytes.
+const QUERIES_MAX: usize = 100_000;
 
 /// Settings of the query engine.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -22,14 +28,30 @@ pub struct Config {
     /// Lower it to keep one heavy query from making all others spill.
     #[schemars(with = "Option<String>")]
     pub query_memory_limit: Option<ByteSize>,
-    /// How the memory is shared: `datafusion-fair` gives every spilling operator an equal share;
-    /// `greedy` is first come, first served. Change it only to compare.
+    /// How the memory is shared. `fair` holds the limit at every request, shares between principals and their
+    /// queries, and counts what DataFusion does not. `datafusion-fair` and `greedy` are DataFusion's own pools:
+    /// equal shares for spilling operators, and first come, first served. Change it only to compare.
     pub memory_pool: MemoryPoolKind,
+    /// Whether to compare the memory of the whole process with `memory_limit` all the time, and to make queries
+    /// give way when it comes close. Turn it off only where the process has large memory of its own beside queries,
+    /// or to compare. The pools of DataFusion go without.
+    pub memory_guard: bool,
     /// Folders for what queries spill to disk. Empty = the system's temporary folder. Give fast local disks.
     pub spill_directories: Vec<PathBuf>,
-    /// The most that all queries together may have spilled at a time. A query that needs more is refused.
+    /// The most that all queries together may have spilled at a time; a query that needs more is refused. `0B` =
+    /// queries never spill. Keep it below what is free in the folders.
     #[schemars(with = "String")]
     pub spill_limit: ByteSize,
+    /// The most that one query may have spilled at a time. Unset = the whole of `spill_limit`. Lower it to keep one
+    /// query from taking the disk of all others.
+    #[schemars(with = "Option<String>")]
+    pub query_spill_limit: Option<ByteSize>,
+    /// How spilled data is compressed. Change it when CPU or disk is what queries that spill wait for.
+    pub spill_compression: SpillCompression,
+    /// The most spilled files that one merge of a sort reads at a time; `0` = as many as memory allows. Each takes a
+    /// file descriptor and memory that is not in the budget: up to 128 KiB and one compressed batch. Fewer than
+    /// there are files mean that data is written and read once more.
+    pub spill_merge_fan_in: usize,
     /// How many partitions a query is split into: a number, or `auto` for one per CPU thread. More use more
     /// memory; fewer leave cores idle when few queries run. A session can lower or raise it.
     #[schemars(with = "String")]
@@ -38,7 +60,21 @@ pub struct Config {
     pub batch_size: usize,
     /// Threads that plan and run queries. 0 = one per core.
     pub cpu_threads: usize,
-    /// How long a statement may take from planning to its last row; `0s` = no limit. A session can change it.
+    /// How many heavy queries run at a time; more wait in a queue. 0 = two per CPU thread, at least 8. What runs
+    /// together is bounded by its memory first; lower it when many at a time slow each other down.
+    pub max_concurrent_queries: usize,
+    /// How many light queries (metadata, statistics, tiny scans) run at a time, beside the heavy ones. Raise it
+    /// when they wait although the machine idles.
+    pub max_light_queries: usize,
+    /// How many heavy queries may wait, and as many light ones; at the bound whoever has the most waiting is
+    /// refused and asked to try again. 0 = refuse what cannot run at once.
+    pub max_queued: usize,
+    /// How long a query may wait in the queue before it is refused and asked to try again; `0s` = no limit.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub queue_timeout: Duration,
+    /// How long a statement may take from planning to its last row, its time in the queue included; `0s` = no
+    /// limit. A session can lower it; `principals` can raise it for some.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub statement_timeout: Duration,
@@ -82,10 +118,17 @@ pub struct Config {
     /// How much of a result may wait for one slow client before its query pauses.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
-    /// How long a client may read nothing of its result before its query is ended; `0s` = for ever.
+    /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Meanwhile
+    /// the query stands still and keeps its memory, so keep it below `queue_timeout`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
-    pub stream_idle_timeout: Duration,
+    pub idle_stream_timeout: Duration,
+    /// Limits of single principals, by name. `"*"` stands for each principal that is not named here.
+    pub principals: BTreeMap<String, PrincipalConfig>,
+    /// Options of DataFusion, without `datafusion.` before their names: `execution.parquet.pushdown_filters = true`.
+    /// Those that a setting of Updraft governs, or that would leave the memory budget, are refused. Set one when
+    /// its documentation promises something for your queries; most are best left alone.
+    pub datafusion: DatafusionOptions,
 }
 
 impl Default for Config {
@@ -94,11 +137,19 @@ impl Default for Config {
             memory_limit: None,
             query_memory_limit: None,
             memory_pool: MemoryPoolKind::default(),
+            memory_guard: true,
             spill_directories: Vec::new(),
             spill_limit: ByteSize::gib(100),
+            query_spill_limit: None,
+            spill_compression: SpillCompression::default(),
+            spill_merge_fan_in: 32,
             target_partitions: Partitions::Auto,
             batch_size: 8192,
             cpu_threads: 0,
+            max_concurrent_queries: 0,
+            max_light_queries: 256,
+            max_queued: 512,
+            queue_timeout: Duration::from_secs(5 * 60),
             statement_timeout: Duration::from_secs(30 * 60),
             planning_timeout: Duration::from_secs(60),
             time_zone: "UTC".to_owned(),
@@ -114,7 +165,9 @@ impl Default for Config {
             planned_max: 1_024,
             ticket_ttl: Duration::from_secs(10 * 60),
             stream_buffer: ByteSize::mib(4),
-            stream_idle_timeout: Duration::from_secs(10 * 60),
+            idle_stream_timeout: Duration::from_secs(2 * 60),
+            principals: BTreeMap::new(),
+            datafusion: DatafusionOptions::default(),
         }
     }
 }
@@ -140,6 +193,13 @@ impl Config {
                 format!("is more than memory_limit ({total}); give at most that"),
             );
         }
+        if let Some(query) = self.query_spill_limit {
+            check(
+                "query_spill_limit",
+                query <= self.spill_limit,
+                format!("is more than spill_limit ({}); give at most that", self.spill_limit),
+            );
+        }
         for (key, value, max) in [
             ("batch_size", self.batch_size, settings::BATCH_SIZE_MAX),
             ("sql_depth_max", self.sql_depth_max, 1_000),
@@ -149,9 +209,21 @@ impl Config {
             ("prepared_max", self.prepared_max, usize::MAX),
             ("prepared_per_session_max", self.prepared_per_session_max, usize::MAX),
             ("planned_max", self.planned_max, usize::MAX),
+            ("max_light_queries", self.max_light_queries, QUERIES_MAX),
         ] {
             let range = if max == usize::MAX { "at least 1".to_owned() } else { format!("from 1 to {max}") };
             check(key, (1..=max).contains(&value), format!("is {value}; give a number {range}"));
+        }
+        for (key, value) in [("max_concurrent_queries", self.max_concurrent_queries), ("max_queued", self.max_queued)] {
+            check(key, value <= QUERIES_MAX, format!("is {value}; give a number from 0 to {QUERIES_MAX}"));
+        }
+        for (key, value) in [
+            ("queue_timeout", self.queue_timeout),
+            ("statement_timeout", self.statement_timeout),
+            ("idle_stream_timeout", self.idle_stream_timeout),
+        ] {
+            let longest = humantime::format_duration(settings::TIMEOUT_MAX);
+            check(key, value <= settings::TIMEOUT_MAX, format!("is too long; give at most {longest}, or 0s"));
         }
         if let Err(reason) = settings::check_time_zone(&self.time_zone) {
             check("time_zone", false, reason);
@@ -161,7 +233,18 @@ impl Config {
             self.stream_buffer >= ByteSize::kib(64),
             "is too small to stream a batch; give at least 64KiB".to_owned(),
         );
+        problems.extend(admission::problems(self, smallest));
+        problems.extend(self.datafusion.problems().into_iter().map(|(key, text)| (format!("datafusion.{key}"), text)));
         problems
+    }
+
+    /// How many heavy queries run at a time on this many threads.
+    pub(crate) fn concurrent_queries(&self, cpu_threads: usize) -> usize {
+        match self.max_concurrent_queries {
+            // Two per thread, so that one works while the other waits for files or its client.
+            0 => (2 * cpu_threads).max(8),
+            set => set,
+        }
     }
 }
 
@@ -169,17 +252,32 @@ impl Config {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum MemoryPoolKind {
-    /// DataFusion's `FairSpillPool`.
+    /// Ours: a hard limit, fair between principals and queries.
     #[default]
+    Fair,
+    /// DataFusion's `FairSpillPool`.
     DatafusionFair,
     /// DataFusion's `GreedyMemoryPool`.
     Greedy,
 }
 
+/// How spilled data is compressed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum SpillCompression {
+    /// LZ4: little CPU, a half to a third of the bytes.
+    #[default]
+    Lz4,
+    /// Zstandard: more CPU, fewer bytes. For slow disks.
+    Zstd,
+    /// Not at all. For disks that are faster than a core compresses.
+    None,
+}
+
 /// Into how many partitions a query is split.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Partitions {
-    /// One per thread of the CPU runtime.
+    /// As many as the data to be read and what is free suggest; at most one per thread of the CPU runtime.
     Auto,
     /// This many.
     Count(usize),

@@ -1,10 +1,16 @@
 //! What can go wrong with a query, and of which kind it is.
 
+use std::time::Duration;
+
 use datafusion::arrow::error::ArrowError;
 use datafusion::error::DataFusionError;
 use datafusion::sql::sqlparser::parser::ParserError;
+use updraft_auth::Principal;
 
 use crate::query::QueryId;
+
+/// When to try again after what passes by itself, at a time nobody knows.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// A failed step in the life of a query.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +18,7 @@ use crate::query::QueryId;
 pub enum Error {
     /// DataFusion refused or failed.
     #[error("{}", readable(.0))]
-    DataFusion(#[from] DataFusionError),
+    DataFusion(#[source] DataFusionError),
     /// The catalog could not resolve or read a table.
     #[error("{0}")]
     Catalog(#[source] Box<updraft_catalog::Error>),
@@ -38,17 +44,45 @@ pub enum Error {
     /// A bounded thing of the server is full.
     #[error("{0}")]
     Exhausted(String),
+    /// Ended so that the server stays within its memory.
+    #[error("{0}")]
+    Shed(String),
     /// A table changed, or a planned query was dropped, since the ticket was given.
     #[error("{0}")]
     Stale(String),
     /// The server is shutting down.
     #[error("the server is shutting down; try again on another one, or in a moment")]
     Draining,
+    /// As many queries wait as may.
+    #[error("{}", queue_full(*.queued, *.limit, .principal.as_ref()))]
+    QueueFull {
+        /// How many wait.
+        queued: usize,
+        /// How many may.
+        limit: usize,
+        /// Whose bound it is; `None` = the server's.
+        principal: Option<Principal>,
+        /// When it is probably worth another try.
+        retry_after: Duration,
+    },
+    /// A query waited for its turn as long as it may.
+    #[error(
+        "the query waited {} for its turn (engine.queue_timeout), and {queued} others still wait; try again later",
+        rounded(*.waited)
+    )]
+    QueueTimeout {
+        /// How long it waited.
+        waited: Duration,
+        /// How many wait now.
+        queued: usize,
+        /// When it is probably worth another try.
+        retry_after: Duration,
+    },
     /// The deadline of the client or the statement timeout passed.
     #[error("query ran longer than its limit of {0}; hint: raise statement_timeout or the client's deadline")]
     Deadline(String),
     /// The client did not read for too long.
-    #[error("nothing of the result was read for {0}; hint: read faster, or raise engine.stream_idle_timeout")]
+    #[error("nothing of the result was read for {0}; hint: read faster, or raise engine.idle_stream_timeout")]
     Idle(String),
     /// Somebody cancelled the query.
     #[error("query was cancelled")]
@@ -108,6 +142,19 @@ impl std::fmt::Display for ErrorKind {
     }
 }
 
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            // One of ours, on its way through a stream of DataFusion's.
+            DataFusionError::External(inner) => match inner.downcast::<Self>() {
+                Ok(ours) => *ours,
+                Err(inner) => Self::DataFusion(DataFusionError::External(inner)),
+            },
+            error => Self::DataFusion(error),
+        }
+    }
+}
+
 impl From<updraft_catalog::Error> for Error {
     fn from(error: updraft_catalog::Error) -> Self {
         Self::Catalog(Box::new(error))
@@ -115,6 +162,15 @@ impl From<updraft_catalog::Error> for Error {
 }
 
 impl Error {
+    /// Whether memory was refused or taken away, and less of it could do.
+    pub(crate) fn is_refusal(&self) -> bool {
+        match self {
+            Self::DataFusion(error) => crate::memory::is_refusal(error),
+            Self::Shed(_) => true,
+            _ => false,
+        }
+    }
+
     /// The kind, for the status a client gets.
     pub fn kind(&self) -> ErrorKind {
         match self {
@@ -123,14 +179,39 @@ impl Error {
             Self::TooComplex(_) | Self::Invalid(_) => ErrorKind::Invalid,
             Self::Unsupported(_) => ErrorKind::Unsupported,
             Self::NotFound { .. } => ErrorKind::NotFound,
-            Self::Exhausted(_) => ErrorKind::Exhausted,
+            Self::Exhausted(_) | Self::Shed(_) => ErrorKind::Exhausted,
             Self::Stale(_) => ErrorKind::Stale,
-            Self::Draining => ErrorKind::Unavailable,
+            Self::Draining | Self::QueueFull { .. } | Self::QueueTimeout { .. } => ErrorKind::Unavailable,
             Self::Deadline(_) | Self::Idle(_) => ErrorKind::Deadline,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Panicked { .. } => ErrorKind::Internal,
         }
     }
+
+    /// When it is worth another try; `None` for what does not pass by itself.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::QueueFull { retry_after, .. } | Self::QueueTimeout { retry_after, .. } => Some(*retry_after),
+            other => (other.kind() == ErrorKind::Unavailable).then_some(RETRY_AFTER),
+        }
+    }
+}
+
+fn queue_full(queued: usize, limit: usize, principal: Option<&Principal>) -> String {
+    match principal {
+        None => {
+            format!("the queue is full: {queued} queries wait (engine.max_queued = {limit}); try again in a moment")
+        }
+        Some(principal) => format!(
+            "the queue is full: {queued} queries of \"{principal}\" wait (its max_queued in engine.principals = {limit}); \
+             try again in a moment"
+        ),
+    }
+}
+
+/// `duration` for people, to the millisecond.
+fn rounded(duration: Duration) -> humantime::FormattedDuration {
+    humantime::format_duration(Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
 }
 
 fn catalog_kind(kind: updraft_catalog::ErrorKind) -> ErrorKind {
@@ -221,6 +302,7 @@ fn kind_of_external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> 
 fn kind_of_io(error: &std::io::Error) -> ErrorKind {
     match error.kind() {
         std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => ErrorKind::Exhausted,
+        std::io::ErrorKind::InvalidData => ErrorKind::Corrupt,
         _ => ErrorKind::Internal,
     }
 }
@@ -242,6 +324,8 @@ fn readable(error: &DataFusionError) -> String {
         "Schema error: ",
         "Arrow error: ",
         "External error: ",
+        "Io error: ",
+        "IO error: ",
         "This feature is not implemented: ",
         "Invalid or Unsupported Configuration: ",
         "Resources exhausted: ",

@@ -19,38 +19,64 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::JoinFilter;
-use datafusion::physical_plan::joins::{HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder};
+use datafusion::physical_plan::joins::{
+    HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
+};
 use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
+use crate::cooperate::{CooperateExec, needs_place};
 use crate::error::Error;
 
 /// Each call is a batch of rows, some ten microseconds: a worker is handed over every few milliseconds.
 const CALLS_BETWEEN_HANDOVERS: u32 = 256;
 
-/// `plan` with the filters of its joins watching `cancel`.
+/// `plan`, whose operators and the filters of whose joins look at `cancel`.
 pub(crate) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     cancel: &CancellationToken,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
-        if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
-            && let Some(filter) = join.filter()
-        {
-            let filter = watched(filter, cancel);
-            let join = NestedLoopJoinExecBuilder::from(join).with_filter(Some(filter)).build()?;
-            return Ok(Transformed::yes(Arc::new(join) as Arc<dyn ExecutionPlan>));
-        }
-        if let Some(join) = node.downcast_ref::<HashJoinExec>()
-            && let Some(filter) = join.filter()
-        {
-            let filter = watched(filter, cancel);
-            let join = join.builder().with_filter(Some(filter)).build_exec()?;
-            return Ok(Transformed::yes(join));
-        }
-        Ok(Transformed::no(node))
+        let place = needs_place(node.as_ref());
+        let node = watching(node, cancel)?;
+        Ok(if place {
+            Transformed::yes(Arc::new(CooperateExec::new(node, cancel.clone())) as Arc<dyn ExecutionPlan>)
+        } else {
+            Transformed::no(node)
+        })
     })
     .data()
+}
+
+/// `node`, with a filter that watches `cancel` if it is a join that has one.
+fn watching(node: Arc<dyn ExecutionPlan>, cancel: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
+    if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let filter = watched(filter, cancel);
+        return Ok(Arc::new(NestedLoopJoinExecBuilder::from(join).with_filter(Some(filter)).build()?));
+    }
+    if let Some(join) = node.downcast_ref::<HashJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let filter = watched(filter, cancel);
+        return join.builder().with_filter(Some(filter)).build_exec();
+    }
+    if let Some(join) = node.downcast_ref::<SortMergeJoinExec>()
+        && let Some(filter) = join.filter()
+    {
+        let join = SortMergeJoinExec::try_new(
+            Arc::clone(&join.left),
+            Arc::clone(&join.right),
+            join.on.clone(),
+            Some(watched(filter, cancel)),
+            join.join_type,
+            join.sort_options.clone(),
+            join.null_equality,
+        )?;
+        return Ok(Arc::new(join));
+    }
+    Ok(node)
 }
 
 fn watched(filter: &JoinFilter, cancel: &CancellationToken) -> JoinFilter {
@@ -101,7 +127,7 @@ impl PhysicalExpr for Watched {
 }
 
 /// Lets the runtime give this worker's queue to another thread.
-fn hand_over() {
+pub(crate) fn hand_over() {
     let on_workers = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
     if on_workers {
         tokio::task::block_in_place(|| {});
@@ -132,32 +158,45 @@ impl Hash for Watched {
 mod tests {
     use std::time::Duration;
 
+    use datafusion::execution::session_state::SessionStateBuilder;
     use datafusion::physical_plan::collect;
     use datafusion::prelude::{SessionConfig, SessionContext};
 
     use super::*;
+    use crate::fit::{self, Fit};
 
     /// A join that compares for minutes and gives nothing.
     const ENDLESS: &str = "SELECT count(*) FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
 
-    async fn start(cancel: &CancellationToken) -> tokio::task::JoinHandle<Result<Vec<RecordBatch>>> {
-        let context = SessionContext::new_with_config(SessionConfig::new().with_target_partitions(1));
-        let plan = context.sql(ENDLESS).await.expect("it plans").create_physical_plan().await.expect("it plans");
+    /// The same as a merge join, of one key.
+    const ENDLESS_MERGE: &str = "SELECT count(*) FROM range(300000) a JOIN range(300000) b ON a.value % 1 = b.value % 1 AND a.value < b.value - 2000000";
+
+    async fn start(sql: &str, cancel: &CancellationToken) -> tokio::task::JoinHandle<Result<Vec<RecordBatch>>> {
+        let mut config = SessionConfig::new().with_target_partitions(1);
+        config.options_mut().extensions.insert(Fit { room: 1, careful: sql == ENDLESS_MERGE });
+        let state = SessionStateBuilder::new().with_config(config).with_default_features();
+        let state = state.with_physical_optimizer_rules(fit::rules()).build();
+        let context = SessionContext::new_with_state(state);
+        let plan = context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
         let plan = interruptible(plan, cancel).expect("it is rewritten");
         tokio::spawn(collect(plan, context.task_ctx()))
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_join_that_gives_nothing_can_be_cancelled_and_leaves_room_for_others() {
-        let cancel = CancellationToken::new();
-        let query = start(&cancel).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        // The only worker is busy with the join, unless it was handed over.
-        let other = tokio::spawn(async { 1 });
-        assert_eq!(tokio::time::timeout(Duration::from_secs(5), other).await.expect("room for others").ok(), Some(1));
-        cancel.cancel();
-        let outcome = tokio::time::timeout(Duration::from_secs(5), query).await.expect("it ends");
-        assert!(outcome.expect("no panic").is_err());
+        for sql in [ENDLESS, ENDLESS_MERGE] {
+            let cancel = CancellationToken::new();
+            let query = start(sql, &cancel).await;
+            // Time for the merge join to sort what it compares.
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            // The only worker is busy with the join, unless it was handed over.
+            let other = tokio::spawn(async { 1 });
+            let other = tokio::time::timeout(Duration::from_secs(5), other).await.expect("room for others");
+            assert_eq!(other.ok(), Some(1), "{sql}");
+            cancel.cancel();
+            let outcome = tokio::time::timeout(Duration::from_secs(5), query).await.expect("it ends");
+            assert!(outcome.expect("no panic").is_err(), "{sql}");
+        }
     }
 
     #[tokio::test]

@@ -7,27 +7,36 @@
 //! |---|---|
 //! | [`engine`](Engine) | the parts of the engine and what callers ask of it |
 //! | `plan` | SQL text and pinned tables -> a [`Planned`] query |
+//! | `launch` | how a query is split, what it needs, its turn, its memory, and a second try |
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
+//! | `admission` | which query may run now, which waits, which is refused |
 //! | `bridge` | the byte-bounded channel between the two runtimes |
 //! | `query` | what is known of a query while it runs; its log line |
 //! | `sql` | text limits, placeholders, which statements are allowed |
 //! | `settings` | what a session may change, and the checks |
 //! | `session`, `prepared` | the only state kept for a client, bounded and expiring |
-//! | `cooperate` | joins yield, so that they can be cancelled |
+//! | `cooperate` | operators give way to other queries, and end when theirs was cancelled |
 //! | `interrupt` | a join that gives nothing can be cancelled too |
-//! | `memory` | the shared memory pool, and where its limit comes from |
-//! | `spill` | where queries spill, and the sweep at start |
+//! | `fit` | plans that live within their memory |
+//! | `memory` | one budget for all queries, and what each uses of it |
+//! | `spill` | where queries spill, how much they may, and what is checked when it is read |
+//! | `options` | DataFusion's options in the config: passed on, or refused with what to use instead |
 //! | `names` | pinned tables as the catalog DataFusion plans against |
 
+mod admission;
 mod bridge;
 mod config;
 mod cooperate;
 mod engine;
 mod error;
 mod expiring;
+mod fit;
+mod footprint;
 mod interrupt;
+mod launch;
 mod memory;
 mod names;
+mod options;
 mod params;
 mod plan;
 mod prepared;
@@ -40,14 +49,17 @@ mod spill;
 mod sql;
 mod substrait;
 
+pub use admission::PrincipalConfig;
 pub use bridge::Weight;
-pub use config::{Config, MemoryPoolKind, Partitions};
+pub use config::{Config, MemoryPoolKind, Partitions, SpillCompression};
 pub use engine::{CancelOutcome, Engine, FunctionNames, TableDescription};
 pub use error::{Error, ErrorKind};
+pub use memory::Allocator;
+pub use options::DatafusionOptions;
 pub use plan::{Planned, Statement};
 pub use prepared::{Parameter, Prepared, PreparedHandle};
-pub use query::QueryId;
-pub use run::{Part, QueryStream};
+pub use query::{QueryId, Report};
+pub use run::{Part, QueryStream, Usage};
 pub use session::{Session, SessionId};
 pub use settings::{SettingSpec, Settings};
 pub use substrait::substrait_version;

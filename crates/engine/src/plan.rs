@@ -23,6 +23,7 @@ use updraft_catalog::{Catalog, Relation};
 
 use crate::config::Config;
 use crate::error::Error;
+use crate::footprint;
 use crate::names::{Finder, Names};
 use crate::query::QueryId;
 use crate::run::Parts;
@@ -117,6 +118,16 @@ impl Planned {
     /// How long planning took.
     pub fn plan_time(&self) -> Duration {
         self.plan_time
+    }
+
+    /// What it will read, in bytes and rows, as far as its tables tell; zero for what reads no table.
+    pub fn scan_size(&self) -> (u64, Option<u64>) {
+        match &self.work {
+            Work::Query(plan) | Work::Each { template: plan, .. } => {
+                footprint::scan_size(plan).map_or((0, None), |size| (size.bytes, size.rows))
+            }
+            Work::Batch(_) | Work::Change { .. } => (0, Some(0)),
+        }
     }
 
     /// Whether running it changes the session and returns nothing.

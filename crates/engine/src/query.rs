@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -15,6 +15,9 @@ use updraft_auth::Principal;
 use uuid::Uuid;
 
 use crate::error::{Error, ErrorKind};
+use crate::launch::Turn;
+use crate::memory::Figures;
+use crate::spill::QuerySpill;
 
 /// The name of a query: in its ticket, in the log, in what cancels it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -60,8 +63,86 @@ pub(crate) struct Run {
     started: Instant,
     rows: AtomicU64,
     bytes: AtomicU64,
+    attempts: Mutex<Attempts>,
+    turn: Mutex<Weak<Turn>>,
+    /// What ends the present attempt, as long as another could follow.
+    trial: Mutex<Option<CancellationToken>>,
+    /// The present attempt was ended and still holds memory.
+    letting_go: AtomicBool,
+    /// Why it was ended, when that was for the sake of others.
+    shed_for: OnceLock<String>,
     /// How it ended: the first to say so is right.
     outcome: OnceLock<Outcome>,
+}
+
+/// What the attempts at a run have used. There is one, and a second when memory was refused to the first.
+#[derive(Debug, Default)]
+struct Attempts {
+    count: usize,
+    queue_time: Duration,
+    /// Of those before the last.
+    peak: u64,
+    spilled_bytes: u64,
+    spill_peak: u64,
+    spill_files: u64,
+    last: Option<Attempt>,
+}
+
+/// One attempt at running a query.
+#[derive(Debug)]
+pub(crate) struct Attempt {
+    /// How long it waited for its turn.
+    pub(crate) queue_time: Duration,
+    pub(crate) partitions: usize,
+    pub(crate) batch_size: usize,
+    pub(crate) memory: Arc<Figures>,
+    pub(crate) spill: QuerySpill,
+}
+
+/// What a run of a query has used so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Rows made.
+    pub rows: u64,
+    /// The most memory it had reserved at a time, in bytes.
+    pub peak_bytes: u64,
+    /// Bytes it wrote to disk because they did not fit in memory.
+    pub spilled_bytes: u64,
+    /// The most of those that were on disk at a time.
+    pub spill_peak_bytes: u64,
+    /// Files it wrote them to.
+    pub spill_files: u64,
+    /// Into how many partitions it was split.
+    pub partitions: usize,
+    /// Rows per batch.
+    pub batch_size: usize,
+    /// How often it was started: twice when memory was refused at first.
+    pub attempts: usize,
+    /// How long it waited for its turn.
+    pub queue_time: Duration,
+    /// How long planning took.
+    pub plan_time: Duration,
+    /// How long ago it started, waiting included.
+    pub run_time: Duration,
+}
+
+impl Report {
+    /// Names and values, for people and programs.
+    pub fn fields(&self) -> [(&'static str, String); 11] {
+        [
+            ("rows", self.rows.to_string()),
+            ("peak_bytes", self.peak_bytes.to_string()),
+            ("spilled_bytes", self.spilled_bytes.to_string()),
+            ("spill_peak_bytes", self.spill_peak_bytes.to_string()),
+            ("spill_files", self.spill_files.to_string()),
+            ("partitions", self.partitions.to_string()),
+            ("batch_size", self.batch_size.to_string()),
+            ("attempts", self.attempts.to_string()),
+            ("queue_ms", millis(self.queue_time).to_string()),
+            ("plan_ms", millis(self.plan_time).to_string()),
+            ("run_ms", millis(self.run_time).to_string()),
+        ]
+    }
 }
 
 #[derive(Debug)]
@@ -93,7 +174,77 @@ impl Run {
         self.cancel.cancel();
     }
 
+    /// Ends the run for the sake of others, or, while it has shown nothing, only its present attempt; `why` is told
+    /// to its client.
+    pub(crate) fn shed(&self, why: String) {
+        let _ = self.shed_for.set(why);
+        match self.trial.lock().take() {
+            Some(trial) => {
+                self.letting_go.store(true, Ordering::Relaxed);
+                trial.cancel();
+            }
+            None => self.cancel.cancel(),
+        }
+    }
+
+    /// From now on `trial` ends the attempt that begins; `None` when no other would follow.
+    pub(crate) fn on_trial(&self, trial: Option<CancellationToken>) {
+        self.letting_go.store(false, Ordering::Relaxed);
+        *self.trial.lock() = trial;
+    }
+
+    /// Why it, or its attempt, was cancelled.
+    pub(crate) fn cancelled(&self) -> Error {
+        self.shed_for.get().map_or(Error::Cancelled, |why| Error::Shed(why.clone()))
+    }
+
+    /// Another attempt has its turn.
+    pub(crate) fn attempt(&self, attempt: Attempt) {
+        let mut attempts = self.attempts.lock();
+        attempts.count += 1;
+        attempts.queue_time += attempt.queue_time;
+        if let Some(before) = attempts.last.replace(attempt) {
+            attempts.peak = attempts.peak.max(before.memory.peak());
+            attempts.spilled_bytes += before.spill.bytes_written();
+            attempts.spill_peak = attempts.spill_peak.max(before.spill.peak());
+            attempts.spill_files += before.spill.files();
+        }
+    }
+
+    /// It has its turn, as long as somebody holds it.
+    pub(crate) fn has_turn(&self, turn: &Arc<Turn>) {
+        *self.turn.lock() = Arc::downgrade(turn);
+    }
+
+    pub(crate) fn turn(&self) -> Option<Arc<Turn>> {
+        self.turn.lock().upgrade()
+    }
+
+    /// Bytes it uses now, as far as they are counted.
+    fn memory_used(&self) -> u64 {
+        self.attempts.lock().last.as_ref().map_or(0, |last| last.memory.used())
+    }
+
+    pub(crate) fn report(&self) -> Report {
+        let attempts = self.attempts.lock();
+        let last = attempts.last.as_ref();
+        Report {
+            rows: self.rows.load(Ordering::Relaxed),
+            peak_bytes: last.map_or(0, |last| last.memory.peak()).max(attempts.peak),
+            spilled_bytes: attempts.spilled_bytes + last.map_or(0, |last| last.spill.bytes_written()),
+            spill_peak_bytes: last.map_or(0, |last| last.spill.peak()).max(attempts.spill_peak),
+            spill_files: attempts.spill_files + last.map_or(0, |last| last.spill.files()),
+            partitions: last.map_or(0, |last| last.partitions),
+            batch_size: last.map_or(0, |last| last.batch_size),
+            attempts: attempts.count,
+            queue_time: attempts.queue_time,
+            plan_time: self.plan_time,
+            run_time: self.started.elapsed(),
+        }
+    }
+
     fn log(&self) {
+        let report = self.report();
         let (status, reason) = match self.outcome.get() {
             Some(Outcome::Complete) => ("ok".to_owned(), ""),
             Some(Outcome::Failed(kind, reason)) => (kind.to_string(), reason.as_str()),
@@ -107,11 +258,18 @@ impl Run {
                     principal = %self.principal.name(),
                     statement = format_args!("{:016x}", self.statement_hash),
                     status,
-                    rows = self.rows.load(Ordering::Relaxed),
+                    rows = report.rows,
                     bytes = self.bytes.load(Ordering::Relaxed),
-                    queue_ms = 0,
-                    plan_ms = millis(self.plan_time),
-                    run_ms = millis(self.started.elapsed()),
+                    peak_bytes = report.peak_bytes,
+                    spilled_bytes = report.spilled_bytes,
+                    spill_peak_bytes = report.spill_peak_bytes,
+                    spill_files = report.spill_files,
+                    partitions = report.partitions,
+                    batch_size = report.batch_size,
+                    attempts = report.attempts,
+                    queue_ms = millis(report.queue_time),
+                    plan_ms = millis(report.plan_time),
+                    run_ms = millis(report.run_time),
                     reason,
                     "query ended"
                 )
@@ -154,6 +312,11 @@ impl Runs {
             started: Instant::now(),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            attempts: Mutex::default(),
+            turn: Mutex::default(),
+            trial: Mutex::default(),
+            letting_go: AtomicBool::new(false),
+            shed_for: OnceLock::new(),
             outcome: OnceLock::new(),
         });
         self.running.lock().entry(id).or_default().push(Arc::clone(&run));
@@ -170,6 +333,19 @@ impl Runs {
         let runs = running.get(&id).map(Vec::as_slice).unwrap_or_default();
         let own = runs.iter().filter(|run| run.principal == *principal);
         own.map(|run| run.cancel.cancel()).count()
+    }
+
+    /// Ends the run that uses most memory, if any uses some; `why` says it to its client, given how many bytes
+    /// that is. Returns them.
+    pub(crate) fn end_largest(&self, why: impl FnOnce(u64) -> String) -> Option<u64> {
+        let running = self.running.lock();
+        let ending = |run: &Run| run.cancel.is_cancelled() || run.letting_go.load(Ordering::Relaxed);
+        let candidates = running.values().flatten().filter(|run| !ending(run));
+        let (used, largest) = candidates.map(|run| (run.memory_used(), run)).max_by_key(|(used, _)| *used)?;
+        (used > 0).then(|| {
+            largest.shed(why(used));
+            used
+        })
     }
 
     /// Waits until nothing runs.

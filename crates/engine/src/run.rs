@@ -9,32 +9,34 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
-use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, execute_stream};
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::bridge::{self, Bounds, Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::interrupt::interruptible;
+use crate::launch::{Fitted, Held, Turn, launch};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
-use crate::query::{Run, RunGuard, Runs};
+use crate::query::{Report, Run, RunGuard, Runs};
 use crate::runtime::CpuRuntime;
 
 /// How long the other parts of a result may stay unclaimed after the first was claimed. What they would
 /// have read waits in memory meanwhile.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a client may keep its query waiting before the query's slot is left to others meanwhile.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Which part of a result to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +53,12 @@ pub enum Part {
 /// A physical plan whose partitions several clients' streams share out among themselves.
 #[derive(Debug)]
 pub(crate) struct Parts {
-    pub(crate) plan: Arc<dyn ExecutionPlan>,
-    pub(crate) context: Arc<TaskContext>,
+    pub(crate) fitted: Fitted,
     pub(crate) of: usize,
     /// One for each part; true = somebody fetches or fetched it.
     pub(crate) claimed: Mutex<Vec<bool>>,
+    /// Taken by who fetches first, for all.
+    pub(crate) turn: OnceCell<Arc<Turn>>,
 }
 
 impl Parts {
@@ -63,7 +66,13 @@ impl Parts {
     ///
     /// # Errors
     /// `Stale` when the part was claimed before; `Invalid` when there is no such part.
-    fn claim(&self, index: u32) -> Result<SendableRecordBatchStream, Error> {
+    async fn claim(
+        &self,
+        index: u32,
+        engine: &Engine,
+        planned: &Planned,
+        run: &Run,
+    ) -> Result<SendableRecordBatchStream, Error> {
         let index = index as usize;
         {
             let mut claimed = self.claimed.lock();
@@ -74,11 +83,13 @@ impl Parts {
                 )));
             }
         }
-        let partitions = (0..self.plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
+        let turn = Arc::clone(self.turn.get_or_try_init(|| self.fitted.turn(engine, planned, run)).await?);
+        let plan = &self.fitted.plan;
+        let partitions = (0..plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
         let streams: Result<Vec<_>, DataFusionError> =
-            partitions.map(|partition| self.plan.execute(partition, Arc::clone(&self.context))).collect();
-        let merged = stream::select_all(streams?);
-        Ok(Box::pin(RecordBatchStreamAdapter::new(self.plan.schema(), merged)))
+            partitions.map(|partition| plan.execute(partition, Arc::clone(&turn.context))).collect();
+        let merged = RecordBatchStreamAdapter::new(plan.schema(), stream::select_all(streams?));
+        Ok(Box::pin(Held { batches: Box::pin(merged), _turn: turn }))
     }
 
     fn all_claimed(&self) -> bool {
@@ -116,6 +127,24 @@ impl<T: Weight + Send + 'static> QueryStream<T> {
         let ended = Box::pin(ended(Arc::clone(&run), limit));
         let task = cpu.spawn(drive(sender, guard, limit, batches, encode));
         Self { results, run, ended, _task: task, done: false }
+    }
+}
+
+impl<T> QueryStream<T> {
+    /// What the run uses, to look at while and after it is streamed.
+    pub fn usage(&self) -> Usage {
+        Usage(Arc::clone(&self.run))
+    }
+}
+
+/// What a run of a query uses.
+#[derive(Debug, Clone)]
+pub struct Usage(Arc<Run>);
+
+impl Usage {
+    /// Its figures now.
+    pub fn report(&self) -> Report {
+        self.0.report()
     }
 }
 
@@ -164,7 +193,7 @@ async fn ended(run: Arc<Run>, limit: Limit) -> Error {
         }
     };
     tokio::select! {
-        () = run.cancel.cancelled() => Error::Cancelled,
+        () = run.cancel.cancelled() => run.cancelled(),
         () = deadline => Error::Deadline(humantime::format_duration(limit.allowed).to_string()),
     }
 }
@@ -185,7 +214,15 @@ async fn drive<T, S>(
         let mut items = std::pin::pin!(encode(counting(batches, Arc::clone(&run))));
         while let Some(item) = items.try_next().await? {
             run.count_bytes(item.weight());
-            sender.send(item).await?;
+            let mut sent = std::pin::pin!(sender.send(item));
+            match tokio::time::timeout(PATIENCE, &mut sent).await {
+                Ok(sent) => sent?,
+                Err(_) => {
+                    let turn = run.turn();
+                    let _parked = turn.as_ref().map(|turn| turn.park());
+                    sent.await?;
+                }
+            }
         }
         Ok(())
     };
@@ -196,16 +233,18 @@ async fn drive<T, S>(
         },
         error = ended(Arc::clone(&run), limit) => Err(error),
     };
-    match outcome {
+    // An operator that looked at the token does not know why.
+    let outcome = outcome.map_err(|error| if matches!(error, Error::Cancelled) { run.cancelled() } else { error });
+    match &outcome {
         Ok(()) => run.complete(),
-        Err(error) => {
-            run.failed(&error);
-            sender.fail(error);
-        }
+        Err(error) => run.failed(error),
     }
     // Leaves the list of runs, and logs its line, before the client sees the end.
     drop(guard);
-    drop(sender);
+    match outcome {
+        Ok(()) => sender.finish().await,
+        Err(error) => sender.fail(error),
+    }
 }
 
 fn panicked(run: &Run, panic: &(dyn std::any::Any + Send)) -> Error {
@@ -226,13 +265,13 @@ pub(crate) async fn open(
     engine: Arc<Engine>,
     planned: Arc<Planned>,
     part: Part,
-    cancel: CancellationToken,
+    run: Arc<Run>,
 ) -> Result<SendableRecordBatchStream, Error> {
     if let Part::One { index } = part {
         let parts = planned.parts.lock().clone();
         let parts = parts
             .ok_or_else(|| Error::Stale("the parts of this result were fetched; run the query again".to_owned()))?;
-        let claimed = parts.claim(index)?;
+        let claimed = parts.claim(index, &engine, &planned, &run).await?;
         // The streams hold what they need; the plan with all it has built must not outlive them.
         if parts.all_claimed() {
             planned.parts.lock().take();
@@ -241,15 +280,12 @@ pub(crate) async fn open(
     }
     match &planned.work {
         Work::Query(plan) => {
-            let state = engine.state(&planned.settings);
-            let plan = physical(&state, plan, &cancel).await?;
-            Ok(execute_stream(plan, engine.task_context(&state, &planned.settings)?)?)
+            // The client learns the columns at once, and waits for its turn only then.
+            let (plan, schema) = (plan.clone(), Arc::clone(&planned.schema));
+            let batches = async move { launch(&engine, &planned, &plan, &run).await.map_err(carried) };
+            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(batches).try_flatten())))
         }
-        Work::Each { template, rows } => {
-            let state = Arc::new(engine.state(&planned.settings));
-            let context = engine.task_context(&state, &planned.settings)?;
-            Ok(each(state, context, Arc::clone(&planned.schema), template.clone(), rows, cancel))
-        }
+        Work::Each { template, rows } => Ok(each(engine, Arc::clone(&planned), template.clone(), rows, run)),
         Work::Batch(batch) => {
             let batch = batch.clone();
             let schema = batch.schema();
@@ -280,25 +316,23 @@ pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, runs: &Arc<
     );
 }
 
-/// The physical plan of `optimized`, whose joins look at `cancel`.
-pub(crate) async fn physical(
-    state: &SessionState,
-    optimized: &LogicalPlan,
-    cancel: &CancellationToken,
-) -> Result<Arc<dyn ExecutionPlan>, Error> {
-    let plan = state.query_planner().create_physical_plan(optimized, state).await?;
-    Ok(interruptible(plan, cancel)?)
+/// An error of ours on a stream of DataFusion's; [`Error`] is made of it again at the other end.
+fn carried(error: Error) -> DataFusionError {
+    match error {
+        Error::DataFusion(error) => error,
+        error => DataFusionError::External(Box::new(error)),
+    }
 }
 
-/// One run of `template` for each bound row, one after the other.
+/// One run of `template` for each bound row, one after the other, each with a turn of its own.
 fn each(
-    state: Arc<SessionState>,
-    context: Arc<TaskContext>,
-    schema: SchemaRef,
+    engine: Arc<Engine>,
+    planned: Arc<Planned>,
     template: LogicalPlan,
     rows: &BoundRows,
-    cancel: CancellationToken,
+    run: Arc<Run>,
 ) -> SendableRecordBatchStream {
+    let schema = Arc::clone(&planned.schema);
     let placeholders = rows.placeholders.clone();
     let types = rows.types.clone();
     let batches = Arc::clone(&rows.batches);
@@ -307,16 +341,16 @@ fn each(
         .enumerate()
         .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch, row)))
         .collect();
+    let state = Arc::new(engine.state(&planned.settings));
     let runs = stream::iter(positions).then(move |(batch, row)| {
-        let (state, context, template) = (Arc::clone(&state), Arc::clone(&context), template.clone());
-        let cancel = cancel.clone();
+        let (engine, planned, run) = (Arc::clone(&engine), Arc::clone(&planned), Arc::clone(&run));
+        let (state, template) = (Arc::clone(&state), template.clone());
         let values = params::values(&placeholders, &types, &batches[batch], row);
         async move {
-            let plan = template.replace_params_with_values(&values?)?;
-            let plan = physical(&state, &state.optimize(&plan)?, &cancel).await?;
-            Ok::<_, Error>(execute_stream(plan, context)?)
+            let plan = state.optimize(&template.replace_params_with_values(&values?)?)?;
+            launch(&engine, &planned, &plan, &run).await
         }
     });
-    let flat = runs.map_err(|error| DataFusionError::External(Box::new(error))).try_flatten();
+    let flat = runs.map_err(carried).try_flatten();
     Box::pin(RecordBatchStreamAdapter::new(schema, flat))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use updraft_auth::Principal;
 
+use crate::admission::{Limits, PerPrincipal};
 use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
@@ -28,34 +29,36 @@ pub struct Session {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     changed: Expiring<(SessionId, Principal), Arc<Settings>>,
-    defaults: Defaults,
-    initial: Arc<Settings>,
+    defaults: PerPrincipal<Defaults>,
 }
 
 impl Sessions {
-    pub(crate) fn new(
-        config: &Config,
-        front_end: &'static [SettingSpec],
-        cpu_threads: usize,
-        memory_limit: u64,
-    ) -> Self {
-        let defaults = Defaults::new(config, front_end, cpu_threads, memory_limit);
+    pub(crate) fn new(config: &Config, front_end: &'static [SettingSpec], limits: &PerPrincipal<Limits>) -> Self {
         Self {
             changed: Expiring::new(config.sessions_max, config.session_ttl, WhenFull::Refuse),
-            initial: Arc::new(defaults.settings().clone()),
-            defaults,
+            defaults: limits.map(|limits| Defaults::new(config, front_end, limits)),
         }
     }
 
-    pub(crate) fn defaults(&self) -> &Defaults {
-        &self.defaults
+    /// What a session of `principal` starts with, and what it may change.
+    pub(crate) fn defaults(&self, principal: &Principal) -> &Defaults {
+        self.defaults.of(principal)
+    }
+
+    /// The canonical name of a setting, which everyone has alike.
+    ///
+    /// # Errors
+    /// `Unsupported`, with the list of what can be set.
+    pub(crate) fn setting_name(&self, name: &str) -> Result<&'static str, Error> {
+        self.defaults.others().canonical(name)
     }
 
     /// The session `id` of `principal`. The principal is part of the key, so that nobody gets into the
     /// session of another by its id.
     pub(crate) fn get(&self, id: SessionId, principal: &Principal) -> Session {
         let settings = self.changed.get(&(id, principal.clone()));
-        Session { id, principal: principal.clone(), settings: settings.unwrap_or_else(|| Arc::clone(&self.initial)) }
+        let settings = settings.unwrap_or_else(|| Arc::clone(self.defaults(principal).settings()));
+        Session { id, principal: principal.clone(), settings }
     }
 
     /// Stores the session's new settings.
@@ -64,7 +67,7 @@ impl Sessions {
     /// `Exhausted` at the bound of sessions.
     pub(crate) fn put(&self, session: &Session, settings: Settings) -> Result<(), Error> {
         let key = (session.id, session.principal.clone());
-        if settings == *self.initial {
+        if settings == **self.defaults(&session.principal).settings() {
             self.changed.remove(&key);
             return Ok(());
         }

@@ -5,15 +5,21 @@
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytesize::ByteSize;
 
+use crate::admission::Limits;
 use crate::config::{Config, Partitions};
 use crate::error::Error;
+use crate::options::Owned;
 
 /// The largest `batch_size` that is accepted, in rows.
 pub(crate) const BATCH_SIZE_MAX: usize = 1 << 20;
+
+/// The longest timeout that is accepted, a year: a point in time further ahead may be none that a clock has.
+pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(31_557_600);
 
 /// A setting that a front end adds to those of the engine, such as how results are encoded.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +49,7 @@ const ENGINE_SETTINGS: &[(&str, &str)] = &[
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Settings {
     /// Into how many partitions a query is split.
-    pub(crate) target_partitions: usize,
+    pub(crate) target_partitions: Partitions,
     /// Rows per batch.
     pub(crate) batch_size: usize,
     /// Zero = no limit.
@@ -57,37 +63,29 @@ pub struct Settings {
     front_end: BTreeMap<&'static str, String>,
 }
 
-/// The settings of a new session, and the bounds within which a session may change them.
+/// The settings of a new session of some principal, and the bounds within which it may change them.
 #[derive(Debug)]
 pub(crate) struct Defaults {
-    settings: Settings,
+    settings: Arc<Settings>,
     front_end: &'static [SettingSpec],
-    cpu_threads: usize,
-    query_memory_max: u64,
 }
 
 impl Defaults {
-    pub(crate) fn new(
-        config: &Config,
-        front_end: &'static [SettingSpec],
-        cpu_threads: usize,
-        memory_limit: u64,
-    ) -> Self {
-        let query_memory_max = config.query_memory_limit.map_or(memory_limit, |limit| limit.0);
+    pub(crate) fn new(config: &Config, front_end: &'static [SettingSpec], limits: &Limits) -> Self {
         let settings = Settings {
-            target_partitions: partitions(config.target_partitions, cpu_threads),
+            target_partitions: config.target_partitions,
             batch_size: config.batch_size,
-            statement_timeout: config.statement_timeout,
-            query_memory_limit: query_memory_max,
+            statement_timeout: limits.statement_timeout,
+            query_memory_limit: limits.query_memory_limit,
             time_zone: config.time_zone.clone(),
             catalog: updraft_catalog::CATALOG.to_owned(),
             schema: updraft_catalog::SCHEMA.to_owned(),
             front_end: front_end.iter().map(|spec| (spec.name, spec.default.to_owned())).collect(),
         };
-        Self { settings, front_end, cpu_threads, query_memory_max }
+        Self { settings: Arc::new(settings), front_end }
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
+    pub(crate) fn settings(&self) -> &Arc<Settings> {
         &self.settings
     }
 
@@ -139,12 +137,7 @@ impl Defaults {
             return Ok(name);
         }
         let known: Vec<_> = self.known().map(|(name, _)| name).collect();
-        let hint = if lower.starts_with("datafusion.runtime.") {
-            "memory and spilling are shared by all queries; the operator sets engine.memory_limit and \
-             engine.spill_limit in the server's config. "
-        } else {
-            ""
-        };
+        let hint = lower.strip_prefix("datafusion.").and_then(Owned::find).map_or_else(String::new, refused);
         Err(Error::Unsupported(format!(
             "setting \"{name}\" cannot be set; {hint}what can be set: {}",
             known.join(", ")
@@ -158,9 +151,7 @@ impl Defaults {
 
     fn apply(&self, settings: &mut Settings, name: &'static str, value: &str) -> Result<(), String> {
         match name {
-            "target_partitions" => {
-                settings.target_partitions = partitions(value.parse()?, self.cpu_threads);
-            }
+            "target_partitions" => settings.target_partitions = value.parse()?,
             "batch_size" => {
                 settings.batch_size = value
                     .parse()
@@ -168,12 +159,20 @@ impl Defaults {
                     .filter(|rows| (1..=BATCH_SIZE_MAX).contains(rows))
                     .ok_or_else(|| format!("give a number of rows from 1 to {BATCH_SIZE_MAX}"))?;
             }
-            "statement_timeout" => settings.statement_timeout = duration(value)?,
+            "statement_timeout" => {
+                let timeout = duration(value)?;
+                // What the server or the principal has is the most; zero is more than any.
+                let max = self.settings.statement_timeout;
+                if !max.is_zero() && (timeout.is_zero() || timeout > max) {
+                    return Err(format!("a session may take at most {}", humantime::format_duration(max)));
+                }
+                settings.statement_timeout = timeout;
+            }
             "query_memory_limit" => {
                 let bytes: ByteSize = value.parse().map_err(|_| "give a size such as 512MiB".to_owned())?;
-                if bytes.0 > self.query_memory_max {
-                    let max = ByteSize(self.query_memory_max);
-                    return Err(format!("a session may take at most {max}"));
+                let max = self.settings.query_memory_limit;
+                if bytes.0 > max {
+                    return Err(format!("a session may take at most {}", ByteSize(max)));
                 }
                 settings.query_memory_limit = bytes.0;
             }
@@ -245,26 +244,36 @@ pub(crate) fn check_time_zone(zone: &str) -> Result<(), String> {
         .map_err(|_| format!("`{zone}` is not a time zone; give one such as UTC, +02:00 or Europe/Berlin"))
 }
 
-fn partitions(partitions: Partitions, cpu_threads: usize) -> usize {
-    match partitions {
-        Partitions::Auto => cpu_threads,
-        Partitions::Count(count) => count,
+/// Why an option of DataFusion cannot be set, and what sets what it is for.
+fn refused(option: &Owned) -> String {
+    match (option.key(), option.why()) {
+        (Some(key @ "engine.memory_limit"), why) => {
+            format!("{why}; the operator sets {key}, a session query_memory_limit. ")
+        }
+        (Some(key), why) => format!("{why}; the operator sets {key}. "),
+        (None, why) => format!("{why}. "),
     }
 }
 
 /// `30s`, `5m`, or a bare number of milliseconds as PostgreSQL has it.
 fn duration(text: &str) -> Result<Duration, String> {
-    if let Ok(millis) = text.parse() {
-        return Ok(Duration::from_millis(millis));
-    }
-    humantime::parse_duration(text).map_err(|_| "give a duration such as 30s or 5m; 0 = no limit".to_owned())
+    let parsed = match text.parse() {
+        Ok(millis) => Ok(Duration::from_millis(millis)),
+        Err(_) => humantime::parse_duration(text),
+    };
+    parsed.ok().filter(|timeout| *timeout <= TIMEOUT_MAX).ok_or_else(|| {
+        let max = humantime::format_duration(TIMEOUT_MAX);
+        format!("give a duration such as 30s or 5m, at most {max}; 0 = no limit")
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use expect_test::expect;
+    use updraft_auth::Principal;
 
     use super::*;
+    use crate::admission::{PerPrincipal, PrincipalConfig};
 
     fn defaults() -> Defaults {
         const WIRE: &[SettingSpec] = &[SettingSpec {
@@ -273,7 +282,9 @@ mod tests {
             default: "compatible",
             check: |value| if value == "native" { Ok("native".into()) } else { Err("give native".into()) },
         }];
-        Defaults::new(&Config::default(), WIRE, 4, 1 << 30)
+        let config = Config::default();
+        let limits = PerPrincipal::limits(&config, 4, 1 << 30);
+        Defaults::new(&config, WIRE, limits.others())
     }
 
     #[test]
@@ -291,6 +302,9 @@ mod tests {
             ("statement_timeout", "30s"),
             ("statement_timeout", "1500"),
             ("statement_timeout", "soon"),
+            ("statement_timeout", "30m"),
+            ("statement_timeout", "31m"),
+            ("statement_timeout", "0"),
             ("query_memory_limit", "512MiB"),
             ("query_memory_limit", "2GiB"),
             ("timezone", "Europe/Berlin"),
@@ -312,7 +326,7 @@ mod tests {
         }
         expect![[r#"
             target_partitions = 8
-            target_partitions = 4
+            target_partitions = auto
             cannot set "target_partitions" to '0': `0` is not a number from 1 to 1024 or `auto`
             cannot set "target_partitions" to 'many': `many` is not a number from 1 to 1024 or `auto`
             batch_size = 1024
@@ -320,7 +334,10 @@ mod tests {
             cannot set "batch_size" to '99999999': give a number of rows from 1 to 1048576
             statement_timeout = 30s
             statement_timeout = 1s 500ms
-            cannot set "statement_timeout" to 'soon': give a duration such as 30s or 5m; 0 = no limit
+            cannot set "statement_timeout" to 'soon': give a duration such as 30s or 5m, at most 1year; 0 = no limit
+            statement_timeout = 30m
+            cannot set "statement_timeout" to '31m': a session may take at most 30m
+            cannot set "statement_timeout" to '0': a session may take at most 30m
             query_memory_limit = 536870912B
             cannot set "query_memory_limit" to '2GiB': a session may take at most 1.0 GiB
             time_zone = Europe/Berlin
@@ -329,8 +346,36 @@ mod tests {
             schema = s
             wire_types = native
             cannot set "wire_types" to 'odd': give native
-            setting "datafusion.runtime.memory_limit" cannot be set; memory and spilling are shared by all queries; the operator sets engine.memory_limit and engine.spill_limit in the server's config. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types
-            setting "datafusion.catalog.information_schema" cannot be set; what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types"#]]
+            setting "datafusion.runtime.memory_limit" cannot be set; memory is shared by all queries; the operator sets engine.memory_limit, a session query_memory_limit. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types
+            setting "datafusion.catalog.information_schema" cannot be set; there is one catalog, of pinned tables, whose settings are in [catalog]. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types"#]]
+        .assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn a_session_stays_within_the_limits_of_its_principal() {
+        let own = PrincipalConfig {
+            statement_timeout: Some(Duration::from_secs(2 * 3600)),
+            query_memory_limit: Some(ByteSize::mib(256)),
+            ..PrincipalConfig::default()
+        };
+        let config = Config { principals: [("etl".to_owned(), own)].into(), ..Config::default() };
+        let limits = PerPrincipal::limits(&config, 4, 1 << 30);
+        let defaults = limits.map(|limits| Defaults::new(&config, &[], limits));
+        let mut lines = Vec::new();
+        for principal in ["etl", "anyone"].map(Principal::new) {
+            let defaults = defaults.of(&principal);
+            for (name, value) in [("statement_timeout", "1h"), ("query_memory_limit", "300MiB")] {
+                let initial = defaults.value(defaults.settings(), name);
+                let set = defaults.with(defaults.settings(), name, value);
+                let told = set.map_or_else(|error| error.to_string(), |settings| defaults.value(&settings, name));
+                lines.push(format!("{principal}: {initial} -> {told}"));
+            }
+        }
+        expect![[r#"
+            etl: 2h -> 1h
+            etl: 268435456B -> cannot set "query_memory_limit" to '300MiB': a session may take at most 256.0 MiB
+            anyone: 30m -> cannot set "statement_timeout" to '1h': a session may take at most 30m
+            anyone: 1073741824B -> 314572800B"#]]
         .assert_eq(&lines.join("\n"));
     }
 

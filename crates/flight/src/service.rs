@@ -123,17 +123,19 @@ impl FlightService for FlightSql {
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         let call = self.call(&request)?;
         let server = &*self.server;
-        let answers = match commands::of_bytes(&request.into_inner().ticket)? {
-            Asked::Planned(sealed) => query::fetch(server, &call, &sealed).await?.boxed(),
-            Asked::Statement(statement) => query::run(server, &call, Runnable::Statement(statement)).await?.boxed(),
-            Asked::Prepared(handle) => query::run(server, &call, Runnable::Prepared(handle)).await?.boxed(),
+        let query::Answer { messages, trailers } = match commands::of_bytes(&request.into_inner().ticket)? {
+            Asked::Planned(sealed) => query::fetch(server, &call, &sealed).await?,
+            Asked::Statement(statement) => query::run(server, &call, Runnable::Statement(statement)).await?,
+            Asked::Prepared(handle) => query::run(server, &call, Runnable::Prepared(handle)).await?,
             Asked::Metadata(command) => {
                 let messages = metadata::answer(server, &call, &command).await?;
-                stream::iter(messages.into_iter().map(Ok)).boxed()
+                return Ok(Response::new(stream::iter(messages.into_iter().map(Ok)).boxed()));
             }
             Asked::Put(command) => return Err(wants_put(&command)),
         };
-        Ok(Response::new(answers))
+        let mut response = Response::new(messages);
+        response.extensions_mut().insert(trailers);
+        Ok(response)
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {

@@ -1,7 +1,5 @@
 //! The one match from kind of error to gRPC code.
 
-use std::time::Duration;
-
 use datafusion::arrow::error::ArrowError;
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt};
@@ -9,9 +7,6 @@ use tracing::error;
 use updraft_engine::{Error, ErrorKind};
 
 use crate::wire::UploadError;
-
-/// When to try again, for what passes by itself.
-const RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What a client is told of an error of the engine.
 pub(crate) fn status(error: Error) -> Status {
@@ -27,8 +22,8 @@ pub(crate) fn status(error: Error) -> Status {
         ErrorKind::Cancelled => Code::Cancelled,
         ErrorKind::Internal => return internal(&error),
     };
-    if code == Code::Unavailable {
-        let details = ErrorDetails::with_retry_info(Some(RETRY_AFTER));
+    if let Some(delay) = error.retry_after() {
+        let details = ErrorDetails::with_retry_info(Some(delay));
         return Status::with_error_details(code, error.to_string(), details);
     }
     Status::new(code, error.to_string())
@@ -66,6 +61,8 @@ impl From<UploadError> for Status {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use expect_test::expect;
 
     use super::*;
@@ -104,8 +101,12 @@ mod tests {
     }
 
     #[test]
-    fn draining_says_when_to_retry() {
-        let retry = status(Error::Draining).get_details_retry_info().and_then(|info| info.retry_delay);
-        assert_eq!(retry, Some(RETRY_AFTER));
+    fn what_passes_by_itself_says_when_to_retry() {
+        let retry = |error| status(error).get_details_retry_info().and_then(|info| info.retry_delay);
+        assert_eq!(retry(Error::Draining), Some(Duration::from_secs(1)));
+        let retry_after = Duration::from_millis(2500);
+        let full = Error::QueueFull { queued: 9, limit: 9, principal: None, retry_after };
+        assert_eq!(retry(full), Some(retry_after));
+        assert_eq!(retry(Error::Cancelled), None);
     }
 }

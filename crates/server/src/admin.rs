@@ -1,16 +1,20 @@
-//! HTTP for probes: `/healthz` says that the process is alive, `/readyz` whether it takes queries.
+//! HTTP for probes and operators: `/healthz` says that the process is alive, `/readyz` whether it takes
+//! queries, `/status` what runs, waits and is held, as JSON.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::get;
+use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use updraft_engine::Engine;
 
 /// Whether the server takes queries: false until it listens and from the moment it drains.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +30,16 @@ impl Ready {
     }
 }
 
+/// The engine, once it is there.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Started(Arc<OnceLock<Arc<Engine>>>);
+
+impl Started {
+    pub(crate) fn set(&self, engine: &Arc<Engine>) {
+        let _ = self.0.set(Arc::clone(engine));
+    }
+}
+
 /// The running endpoint; it ends with this value.
 #[derive(Debug)]
 pub(crate) struct Admin {
@@ -36,12 +50,14 @@ pub(crate) struct Admin {
 
 impl Admin {
     /// Answers on `listener` until [`Admin::stop`].
-    pub(crate) fn start(listener: TcpListener, ready: Ready) -> std::io::Result<Self> {
+    pub(crate) fn start(listener: TcpListener, ready: Ready, started: Started) -> std::io::Result<Self> {
         let address = listener.local_addr()?;
         let stop = CancellationToken::new();
         let stopped = stop.clone().cancelled_owned();
         let task =
-            tokio::spawn(async move { axum::serve(listener, router(ready)).with_graceful_shutdown(stopped).await });
+            tokio::spawn(
+                async move { axum::serve(listener, router(ready, started)).with_graceful_shutdown(stopped).await },
+            );
         Ok(Self { address, stop, task })
     }
 
@@ -52,8 +68,27 @@ impl Admin {
     }
 }
 
-fn router(ready: Ready) -> Router {
-    Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(ready)
+fn router(ready: Ready, started: Started) -> Router {
+    let probes =
+        Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(ready);
+    probes.merge(Router::new().route("/status", get(status)).with_state(started))
+}
+
+async fn status(State(started): State<Started>) -> impl IntoResponse {
+    let (code, body) = match started.0.get() {
+        Some(engine) => {
+            let status = json!({
+                "running": engine.running(),
+                "queued": engine.queued(),
+                "memory_limit_bytes": engine.memory_limit(),
+                "memory_reserved_bytes": engine.memory_reserved(),
+                "spilled_bytes": engine.spilled(),
+            });
+            (StatusCode::OK, status.to_string())
+        }
+        None => (StatusCode::SERVICE_UNAVAILABLE, "{}".to_owned()),
+    };
+    (code, [(header::CONTENT_TYPE, "application/json")], body)
 }
 
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {
@@ -65,7 +100,7 @@ async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Admin, Ready};
+    use super::{Admin, Ready, Started};
     use std::net::SocketAddr;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -82,12 +117,13 @@ mod tests {
     async fn ready_follows_the_server_and_alive_does_not() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let ready = Ready::default();
-        let admin = Admin::start(listener, ready.clone()).expect("a running endpoint");
+        let admin = Admin::start(listener, ready.clone(), Started::default()).expect("a running endpoint");
         for (serving, expected) in [(false, "503"), (true, "200"), (false, "503")] {
             ready.set(serving);
             assert_eq!(status(admin.address, "/readyz").await, expected);
             assert_eq!(status(admin.address, "/healthz").await, "200");
         }
+        assert_eq!(status(admin.address, "/status").await, "503", "the engine has not started");
         assert_eq!(status(admin.address, "/metrics").await, "404");
         admin.stop();
     }

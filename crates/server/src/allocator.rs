@@ -1,15 +1,75 @@
 //! The allocator of the process, and what it says of itself.
 //!
-//! jemalloc, because it gives freed pages back after a while that can be set, and because it counts: the
+//! jemalloc, because it gives freed pages back after a time that can be set, and because it counts: the
 //! engine's memory guard compares what queries have reserved with what is really there.
 
-use tikv_jemalloc_ctl::{epoch, stats};
+use tikv_jemalloc_ctl::{Access, AsName, arenas, background_thread, epoch, stats};
+use tracing::warn;
 
 #[global_allocator]
 static JEMALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Bytes in live allocations now.
-pub(crate) fn allocated() -> Option<u64> {
-    epoch::advance().ok()?;
-    Some(stats::allocated::read().ok()? as u64)
+/// How long freed pages are kept for the next allocation, in milliseconds. Long enough for a query that
+/// allocates batch after batch; short enough that memory is back a second after a query.
+const DECAY_MS: isize = 1_000;
+
+/// jemalloc, as the engine asks it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Jemalloc;
+
+impl Jemalloc {
+    /// Has freed pages given back in time, also by arenas that nobody uses any more.
+    pub(crate) fn tune() -> Self {
+        let tuned = background_thread::write(true)
+            .and_then(|()| b"arenas.dirty_decay_ms\0".name().write(DECAY_MS))
+            .and_then(|()| b"arenas.muzzy_decay_ms\0".name().write(0_isize))
+            .and_then(|()| set_decay(DECAY_MS));
+        if let Err(error) = tuned {
+            warn!(%error, "cannot tune the allocator; freed memory may come back late");
+        }
+        Self
+    }
+}
+
+impl updraft_engine::Allocator for Jemalloc {
+    fn allocated(&self) -> Option<u64> {
+        epoch::advance().ok()?;
+        Some(stats::allocated::read().ok()? as u64)
+    }
+
+    fn purge(&self) {
+        // Pages that may be kept for no time at all are given back at once.
+        if let Err(error) = set_decay(0).and_then(|()| set_decay(DECAY_MS)) {
+            warn!(%error, "cannot give free memory back");
+        }
+    }
+}
+
+/// For the arenas there are.
+fn set_decay(ms: isize) -> Result<(), tikv_jemalloc_ctl::Error> {
+    for arena in 0..arenas::narenas::read()? {
+        let key = format!("arena.{arena}.dirty_decay_ms\0");
+        // An arena that was not used yet has no such key, nothing to give back, and takes the default when it is.
+        let _ = key.as_bytes().name().write(ms);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use updraft_engine::Allocator;
+
+    use super::*;
+
+    #[test]
+    fn it_counts_and_gives_back() {
+        let jemalloc = Jemalloc::tune();
+        let before = jemalloc.allocated().expect("it counts");
+        let block = vec![1_u8; 64 << 20];
+        let with = jemalloc.allocated().expect("it counts");
+        assert!(with >= before + (60 << 20), "{before} {with}");
+        drop(std::hint::black_box(block));
+        jemalloc.purge();
+        assert!(jemalloc.allocated().expect("it counts") < with - (60 << 20));
+    }
 }

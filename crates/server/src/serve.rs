@@ -17,7 +17,8 @@ use updraft_catalog::Catalog;
 use updraft_engine::Engine;
 use updraft_flight::{BindError, Drained, Stop, TlsError, TlsReloader};
 
-use crate::admin::{Admin, Ready};
+use crate::admin::{Admin, Ready, Started};
+use crate::allocator::Jemalloc;
 use crate::config::{Config, Problem, Problems};
 
 /// Plans are dropped on these threads too, and a deep one is dropped by recursion. Only what is touched takes memory.
@@ -121,8 +122,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         None => None,
     };
     let ready = Ready::default();
-    let admin =
-        admin_listener.map(|listener| Admin::start(listener, ready.clone())).transpose().map_err(Error::Process)?;
+    let started = Started::default();
+    let admin = admin_listener
+        .map(|listener| Admin::start(listener, ready.clone(), started.clone()))
+        .transpose()
+        .map_err(Error::Process)?;
 
     let catalog = Catalog::open(config.catalog, tokio::runtime::Handle::current()).await;
     let catalog = catalog.map_err(|errors| {
@@ -130,6 +134,11 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         section_problems("catalog", texts.collect())
     })?;
     let engine = Engine::new(config.engine, updraft_flight::settings(), Arc::new(catalog)).map_err(Error::Engine)?;
+    started.set(&engine);
+    let allocator = Jemalloc::tune();
+    if engine.config().memory_guard {
+        engine.guard_memory(Arc::new(allocator)).map_err(Error::Process)?;
+    }
     let stop = Stop::new();
     let serving =
         updraft_flight::serve(config.flight, Arc::clone(&engine), authenticator, tls.clone(), listener, stop.clone());

@@ -199,6 +199,30 @@ fn data_flags_add_to_the_data_of_other_layers() {
     );
 }
 
+#[test]
+fn options_of_datafusion_are_passed_on_or_refused() {
+    let file =
+        "[engine.datafusion]\noptimizer.prefer_hash_join = false\n\"execution.parquet.max_in_list_size\" = 100\n";
+    let env = [("UPDRAFT__ENGINE__DATAFUSION__EXECUTION__PARQUET__PUSHDOWN_FILTERS", "true")];
+    case(file, &env, &["engine.datafusion.execution.coalesce_batches=false"]).check("datafusion", expect![[r#"
+        engine.datafusion.execution.coalesce_batches = "false"  # --set
+        engine.datafusion.execution.parquet.pushdown_filters = "true"  # UPDRAFT__ENGINE__DATAFUSION__EXECUTION__PARQUET__PUSHDOWN_FILTERS
+        engine.datafusion."execution.parquet.max_in_list_size" = 100  # updraft.toml:3
+        engine.datafusion.optimizer.prefer_hash_join = false  # updraft.toml:2
+    "#]]);
+    let file = "[engine.datafusion]\nruntime.memory_limit = \"1T\"\n\"execution.parquet.prunin\" = true\n";
+    let set = ["engine.datafusion.execution.coalesce_batches=maybe", "engine.query_spill_limit=1TiB"];
+    let env = [("UPDRAFT__ENGINE__DATAFUSION__EXECUTION__BATCH_SIZE", "1")];
+    case(file, &env, &set).check("", expect![[r#"
+        the configuration has 5 problems:
+          engine.datafusion."execution.parquet.prunin" (updraft.toml:3): is no option of DataFusion; did you mean `engine.datafusion.execution.parquet.pruning`?
+          engine.datafusion.execution.batch_size (UPDRAFT__ENGINE__DATAFUSION__EXECUTION__BATCH_SIZE): is not passed on to DataFusion: sessions can change it; set `engine.batch_size`
+          engine.datafusion.execution.coalesce_batches (--set): cannot be `maybe`: provided string was not `true` or `false`
+          engine.datafusion.runtime.memory_limit (updraft.toml:2): is not passed on to DataFusion: memory is shared by all queries; set `engine.memory_limit`
+          engine.query_spill_limit (--set): is more than spill_limit (100.0 GiB); give at most that
+    "#]]);
+}
+
 fn config_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config")
 }

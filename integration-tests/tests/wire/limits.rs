@@ -8,6 +8,7 @@ use arrow_flight::sql::{
 };
 use futures::{StreamExt, TryStreamExt, stream};
 use tonic::Code;
+use updraft_engine::PrincipalConfig;
 
 use crate::client::{Wire, descriptor, ticket};
 use crate::{as_it_is, nothing_runs, with_server};
@@ -45,6 +46,50 @@ fn a_slow_reader_makes_its_query_wait() {
             server
         },
     );
+}
+
+#[test]
+fn a_client_that_stops_reading_loses_its_query_and_what_waits_for_it() {
+    let idle = Duration::from_millis(300);
+    let patient = PrincipalConfig { idle_stream_timeout: Some(10 * idle), ..PrincipalConfig::default() };
+    for own in [None, Some(patient)] {
+        with_server(
+            |config| {
+                config.engine.stream_buffer = "16MiB".parse().unwrap();
+                config.engine.idle_stream_timeout = idle;
+                config.engine.principals.extend(own.clone().map(|own| ("anonymous".to_owned(), own)));
+            },
+            |server| async {
+                let engine = server.running.engine();
+                // More than may wait for a client; and less, so that the query has ended when its client stops.
+                for rows in [4_000_000, 12_000] {
+                    let mut wire = Wire::new(&server).await;
+                    let sql = format!("SELECT value, repeat('x', 1000) AS text FROM generate_series(1, {rows})");
+                    let info = wire.plan(&sql).await.unwrap();
+                    let mut results = wire.open(ticket(&info)).await.unwrap();
+                    results.next().await.unwrap().unwrap();
+                    tokio::time::sleep(3 * idle).await;
+                    if own.is_some() {
+                        assert!(rows == 12_000 || engine.running() == 1, "this client may pause for longer");
+                        results.next().await.unwrap().expect("it goes on");
+                        continue;
+                    }
+                    nothing_runs(&server).await;
+                    // What HTTP/2 had taken still comes (a window and a message); nothing that waited for it does.
+                    let mut bytes = 0;
+                    let status = loop {
+                        match results.next().await.expect("it does not end well") {
+                            Ok(message) => bytes += message.data_body.len(),
+                            Err(status) => break status,
+                        }
+                    };
+                    assert_eq!(status.code(), Code::DeadlineExceeded, "{rows}: {status}");
+                    assert!(bytes < 6 << 20, "{rows}: {bytes} bytes came after its end");
+                }
+                server
+            },
+        );
+    }
 }
 
 #[test]

@@ -10,9 +10,11 @@ mod ends;
 mod errors;
 mod fuzz;
 mod limits;
+mod memory;
 mod prepared;
 mod results;
 mod sessions;
+mod spills;
 mod tickets;
 
 use std::time::Duration;

@@ -18,11 +18,12 @@ use tracing::info;
 use updraft_auth::Principal;
 use updraft_catalog::Catalog;
 
+use crate::admission::{Admission, Limits, PerPrincipal};
 use crate::bridge::{self, Weight};
 use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
-use crate::memory;
+use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory};
 use crate::plan::{Planned, Planner, Work, reference};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
 use crate::query::{QueryId, Runs};
@@ -30,7 +31,7 @@ use crate::run::{self, Limit, Part, QueryStream};
 use crate::runtime::CpuRuntime;
 use crate::session::{Session, SessionId, Sessions};
 use crate::settings::SettingSpec;
-use crate::spill::SpillFolders;
+use crate::spill::Spill;
 
 /// How often expired sessions, statements and plans are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -42,8 +43,11 @@ pub struct Engine {
     planner: Planner,
     cpu: CpuRuntime,
     template: SessionState,
-    memory_limit: u64,
-    spill: SpillFolders,
+    memory: Memory,
+    /// What each principal may use.
+    limits: Arc<PerPrincipal<Limits>>,
+    admission: Arc<Admission<Arc<QueryMemory>>>,
+    spill: Arc<Spill>,
     sessions: Sessions,
     prepared: PreparedStatements,
     planned: Expiring<QueryId, Arc<Planned>>,
@@ -103,10 +107,15 @@ impl Engine {
             None => memory::default_limit(),
         };
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
-        let spill = SpillFolders::claim(&config.spill_directories)?;
-        let template = state::template(&config, memory_limit, &catalog, &spill)?;
+        let spill = Spill::new(&config)?;
+        let template = state::template(&config, &catalog)?;
+        let limits = Arc::new(PerPrincipal::limits(&config, cpu.threads(), memory_limit));
+        let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
+        let memory = Memory::new(config.memory_pool, memory_limit);
+        let waiting = Arc::downgrade(&admission);
+        memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));
         let engine = Arc::new(Self {
-            sessions: Sessions::new(&config, front_end, cpu.threads(), memory_limit),
+            sessions: Sessions::new(&config, front_end, &limits),
             prepared: PreparedStatements::new(&config),
             planned: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             cancelled: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
@@ -117,7 +126,9 @@ impl Engine {
             config: Arc::new(config),
             cpu,
             template,
-            memory_limit,
+            memory,
+            admission,
+            limits,
             spill,
         });
         let swept = Arc::downgrade(&engine);
@@ -146,7 +157,7 @@ impl Engine {
     pub fn set(&self, session: &Session, name: &str, value: Option<&str>) -> Result<(), Error> {
         // The session as it is now, not as it was when the query was planned.
         let current = self.sessions.get(session.id, &session.principal);
-        let defaults = self.sessions.defaults();
+        let defaults = self.sessions.defaults(&session.principal);
         let settings = match value {
             Some(value) => defaults.with(&current.settings, name, value)?,
             None => defaults.without(&current.settings, name)?,
@@ -159,12 +170,12 @@ impl Engine {
     /// # Errors
     /// `Unsupported`, with the list of what can be set.
     pub fn setting_name(&self, name: &str) -> Result<&'static str, Error> {
-        self.sessions.defaults().canonical(name)
+        self.sessions.setting_name(name)
     }
 
     /// All settings of the session: name, value, documentation.
     pub fn settings(&self, session: &Session) -> Vec<(&'static str, String, &'static str)> {
-        self.sessions.defaults().show(&session.settings)
+        self.sessions.defaults(&session.principal).show(&session.settings)
     }
 
     /// The session with some settings changed for one call, by names and values.
@@ -178,7 +189,7 @@ impl Engine {
     ) -> Result<Session, Error> {
         let mut settings = (*session.settings).clone();
         for (name, value) in changes {
-            settings = self.sessions.defaults().with(&settings, name, value)?;
+            settings = self.sessions.defaults(&session.principal).with(&settings, name, value)?;
         }
         Ok(Session { settings: Arc::new(settings), ..session.clone() })
     }
@@ -229,11 +240,11 @@ impl Engine {
         if matches!(part, Part::One { .. }) {
             run::watch_claims(&self.cpu, &planned, &self.runs);
         }
-        let batches = run::open(Arc::clone(self), planned, part, guard.cancel.clone());
         let bounds = bridge::Bounds {
             bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),
-            idle: self.config.stream_idle_timeout,
+            idle: self.limits(&planned.principal).idle_stream_timeout,
         };
+        let batches = run::open(Arc::clone(self), planned, part, Arc::clone(&guard));
         Ok(QueryStream::start(&self.cpu, guard, limit, bounds, batches, encode))
     }
 
@@ -346,6 +357,11 @@ impl Engine {
         self.runs.idle().await;
     }
 
+    /// Bytes that running queries have spilled.
+    pub fn spilled(&self) -> u64 {
+        self.spill.used()
+    }
+
     /// Removes what queries have spilled, for a process that is about to exit: nothing may run after it.
     pub fn remove_spilled(&self) {
         self.spill.remove();
@@ -356,14 +372,52 @@ impl Engine {
         self.runs.len()
     }
 
+    /// Watches what `allocator` really has, from now on: queries then give way before the system has to.
+    ///
+    /// # Errors
+    /// The system has no thread to give.
+    pub fn guard_memory(self: &Arc<Self>, allocator: Arc<dyn Allocator>) -> std::io::Result<()> {
+        let guard = Guard::new(self.memory.clone(), allocator);
+        let engine = Arc::downgrade(self);
+        let watch = move || guard.watch(&|| engine.upgrade().map(|engine| engine as Arc<dyn Load>));
+        // It ends with the engine, within one of its looks.
+        std::thread::Builder::new().name("updraft-memory".to_owned()).spawn(watch).map(drop)
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<Admission<Arc<QueryMemory>>> {
+        &self.admission
+    }
+
+    pub(crate) fn limits(&self, principal: &Principal) -> &Limits {
+        self.limits.of(principal)
+    }
+
+    pub(crate) fn spill(&self) -> &Arc<Spill> {
+        &self.spill
+    }
+
+    pub(crate) fn cpu_threads(&self) -> usize {
+        self.cpu.threads()
+    }
+
+    /// How many queries wait for their turn.
+    pub fn queued(&self) -> usize {
+        let snapshot = self.admission.snapshot();
+        snapshot.heavy.queued + snapshot.light.queued
+    }
+
     /// Bytes that running queries have reserved.
     pub fn memory_reserved(&self) -> usize {
-        self.template.runtime_env().memory_pool.reserved()
+        usize::try_from(self.memory.held()).unwrap_or(usize::MAX)
     }
 
     /// Bytes that all queries together may reserve.
     pub fn memory_limit(&self) -> u64 {
-        self.memory_limit
+        self.memory.limit()
     }
 
     fn limit(&self, planned: &Planned, deadline: Option<Instant>) -> Limit {
@@ -378,5 +432,24 @@ impl Engine {
                 Limit { deadline: theirs, allowed }
             }
         }
+    }
+}
+
+impl Load for Engine {
+    fn pause(&self, paused: bool) {
+        self.admission.pause(paused);
+    }
+
+    fn poke(&self) -> usize {
+        self.admission.poke();
+        self.admission.snapshot().heavy.queued
+    }
+
+    fn running(&self) -> usize {
+        self.runs.len()
+    }
+
+    fn end_largest(&self, limit: u64) -> Option<u64> {
+        self.runs.end_largest(|held| memory::shed_text(held, limit))
     }
 }

@@ -9,16 +9,18 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use parking_lot::Mutex;
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
 use crate::error::Error;
+use crate::launch::{self, Effort};
 use crate::params;
 use crate::plan::{BoundRows, Logical, Planned, Statement, Work};
 use crate::prepared::{Prepared, PreparedHandle};
 use crate::query::QueryId;
-use crate::run::{self, Parts};
+use crate::run::Parts;
 use crate::session::Session;
 use crate::sql::{self, Parsed, Placeholders};
 
@@ -241,14 +243,12 @@ impl Engine {
         let (engine, planned) = (Arc::clone(self), Arc::clone(planned));
         self.on_cpu(planned.id, None, async move {
             let Work::Query(plan) = &planned.work else { return Ok(1) };
-            let state = engine.state(&planned.settings);
             // The parts are run by several streams; each is cancelled by itself.
-            let plan = run::physical(&state, plan, &CancellationToken::new()).await?;
-            let of = parts.min(plan.output_partitioning().partition_count());
+            let fitted = launch::fit(&engine, &planned, plan, &CancellationToken::new(), Effort::Usual).await?;
+            let of = parts.min(fitted.plan.output_partitioning().partition_count());
             if of > 1 {
-                let context = engine.task_context(&state, &planned.settings)?;
                 let claimed = Mutex::new(vec![false; of]);
-                *planned.parts.lock() = Some(Arc::new(Parts { plan, context, of, claimed }));
+                *planned.parts.lock() = Some(Arc::new(Parts { fitted, of, claimed, turn: OnceCell::new() }));
             }
             Ok(of)
         })
@@ -293,7 +293,7 @@ impl Engine {
             Parsed::Read(..) => unreachable!("callers plan what reads"),
         };
         // A name or value that is wrong is an error of planning, before anything is fetched.
-        let defaults = self.sessions.defaults();
+        let defaults = self.sessions.defaults(&session.principal);
         match &value {
             Some(value) => defaults.with(&session.settings, &name, value)?,
             None => defaults.without(&session.settings, &name)?,

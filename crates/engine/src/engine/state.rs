@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::config::ConfigNonZeroUsize;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SessionState, TaskContext};
@@ -11,28 +12,27 @@ use datafusion::prelude::SessionConfig;
 use updraft_catalog::Catalog;
 
 use super::Engine;
-use crate::config::Config;
-use crate::cooperate::Cooperate;
+use crate::config::{Config, SpillCompression};
 use crate::error::Error;
-use crate::memory;
+use crate::fit::{self, Fit};
+use crate::footprint::Shape;
+use crate::launch::Effort;
+use crate::memory::QueryMemory;
 use crate::settings::Settings;
-use crate::spill::SpillFolders;
+
+/// A plan is made for one part in this many of what its query may hold at most, however little is free.
+const ROOM_MIN: u64 = 4;
 
 /// The state that is cloned for every query: building one anew costs more than most queries.
 ///
 /// # Errors
-/// What DataFusion says of a folder it cannot use.
-pub(super) fn template(
-    config: &Config,
-    memory_limit: u64,
-    catalog: &Catalog,
-    spill: &SpillFolders,
-) -> Result<SessionState, Error> {
+/// What DataFusion says of an option it does not take.
+pub(super) fn template(config: &Config, catalog: &Catalog) -> Result<SessionState, Error> {
     let mut template = SessionStateBuilder::new()
-        .with_config(session_config(&config.time_zone))
-        .with_runtime_env(runtime_env(config, memory_limit, catalog, spill)?)
+        .with_config(session_config(config)?)
+        .with_runtime_env(runtime_env(catalog)?)
         .with_default_features()
-        .with_physical_optimizer_rule(Arc::new(Cooperate))
+        .with_physical_optimizer_rules(fit::rules())
         .build();
     follow_config(&mut template);
     Ok(template)
@@ -43,10 +43,7 @@ impl Engine {
     pub(crate) fn state(&self, settings: &Settings) -> SessionState {
         let mut state = self.template.clone();
         let options = state.config_mut().options_mut();
-        options.execution.target_partitions = settings.target_partitions;
-        options.execution.planning_concurrency = settings.target_partitions;
-        options.execution.batch_size =
-            ConfigNonZeroUsize::try_new(settings.batch_size).expect("settings hold checked values");
+        options.execution.batch_size = batch_size(settings.batch_size);
         options.execution.time_zone = Some(settings.time_zone.clone());
         options.catalog.default_catalog = settings.catalog.clone();
         options.catalog.default_schema = settings.schema.clone();
@@ -57,17 +54,44 @@ impl Engine {
         state
     }
 
-    /// What a run of a query executes with: the shared runtime, its memory capped for this query.
-    pub(crate) fn task_context(&self, state: &SessionState, settings: &Settings) -> Result<Arc<TaskContext>, Error> {
-        let context = TaskContext::from(state);
-        if settings.query_memory_limit >= self.memory_limit {
-            return Ok(Arc::new(context));
+    /// The state with which a query is planned and run in this shape.
+    pub(crate) fn shaped(&self, settings: &Settings, shape: Shape, effort: Effort) -> SessionState {
+        let mut state = self.state(settings);
+        let options = state.config_mut().options_mut();
+        options.execution.target_partitions = shape.partitions;
+        options.execution.planning_concurrency = shape.partitions;
+        options.execution.batch_size = batch_size(shape.batch_size);
+        let careful = effort == Effort::Careful;
+        if careful {
+            // The build side of a hash join cannot be spilled; what is sorted for a merge join can.
+            options.optimizer.prefer_hash_join = false;
         }
-        let shared = self.template.runtime_env();
-        let pool = memory::query_pool(Arc::clone(&shared.memory_pool), settings.query_memory_limit);
-        let runtime = RuntimeEnvBuilder::from_runtime_env(shared).with_memory_pool(pool).build_arc()?;
-        Ok(Arc::new(context.with_runtime(runtime)))
+        if self.memory.counts_all() {
+            let most = settings.query_memory_limit.min(self.memory.limit());
+            // What others hold now may be free in a moment.
+            let room = if careful { most } else { most.min(self.memory.free()).max(most / ROOM_MIN) };
+            options.extensions.insert(Fit { room: usize::try_from(room).unwrap_or(usize::MAX), careful });
+        }
+        state
     }
+
+    /// What a run of a query executes with: the shared runtime, with memory and spill space of its own.
+    pub(crate) fn task_context(
+        &self,
+        state: &SessionState,
+        memory: Arc<QueryMemory>,
+        spill: DiskManagerBuilder,
+    ) -> Result<Arc<TaskContext>, Error> {
+        let runtime = RuntimeEnvBuilder::from_runtime_env(self.template.runtime_env())
+            .with_memory_pool(memory)
+            .with_disk_manager_builder(spill)
+            .build_arc()?;
+        Ok(Arc::new(TaskContext::from(state).with_runtime(runtime)))
+    }
+}
+
+fn batch_size(rows: usize) -> ConfigNonZeroUsize {
+    ConfigNonZeroUsize::try_new(rows).expect("settings and shapes hold checked values")
 }
 
 /// Gives the functions that keep a part of the config, such as `now()` its time zone, the present one.
@@ -81,35 +105,38 @@ fn follow_config(state: &mut SessionState) {
     }
 }
 
-/// What no session changes, and the server's time zone.
-fn session_config(time_zone: &str) -> SessionConfig {
-    let mut config = SessionConfig::new()
+/// What no session changes, the server's time zone, and the operator's options of DataFusion.
+fn session_config(config: &Config) -> Result<SessionConfig, Error> {
+    let mut session = SessionConfig::new()
         .with_information_schema(true)
         .with_create_default_catalog_and_schema(false)
         .with_default_catalog_and_schema(updraft_catalog::CATALOG, updraft_catalog::SCHEMA);
-    let options = config.options_mut();
-    options.execution.time_zone = Some(time_zone.to_owned());
+    let options = session.options_mut();
+    options.execution.time_zone = Some(config.time_zone.clone());
     // `0.1` is the decimal it says, as in DuckDB and PostgreSQL, and not the nearest double.
     options.sql_parser.parse_float_as_decimal = true;
     // A file may be bigger than memory: small read buffers, compressed spills.
-    options.execution.spill_compression = datafusion::config::SpillCompression::Lz4Frame;
+    options.execution.spill_compression = match config.spill_compression {
+        SpillCompression::Lz4 => datafusion::config::SpillCompression::Lz4Frame,
+        SpillCompression::Zstd => datafusion::config::SpillCompression::Zstd,
+        SpillCompression::None => datafusion::config::SpillCompression::Uncompressed,
+    };
+    // Only exchanges read this. With more than one batch in a file, an exchange whose inputs spill at the same time
+    // can wait for ever: its reader waits for the rest of a file whose writer waits for the reader.
+    options.execution.max_spill_file_size_bytes = ConfigNonZeroUsize::try_new(1).expect("one is not zero");
     options.execution.sort_pushdown_buffer_capacity = 32 << 20;
     options.execution.enforce_batch_size_in_joins = true;
-    config
+    // What a reader that filters keeps of the filter's columns. Nothing counts it, and left alone it is 100 MiB.
+    options.execution.parquet.max_predicate_cache_size = Some(8 << 20);
+    config.datafusion.apply(options)?;
+    Ok(session)
 }
 
-fn runtime_env(
-    config: &Config,
-    memory_limit: u64,
-    catalog: &Catalog,
-    spill: &SpillFolders,
-) -> Result<Arc<RuntimeEnv>, Error> {
-    let disk = DiskManagerBuilder::default()
-        .with_mode(DiskManagerMode::Directories(spill.paths()))
-        .with_max_temp_directory_size(config.spill_limit.0);
+fn runtime_env(catalog: &Catalog) -> Result<Arc<RuntimeEnv>, Error> {
     Ok(RuntimeEnvBuilder::new()
-        .with_memory_pool(memory::pool(config.memory_pool, memory_limit))
-        .with_disk_manager_builder(disk)
+        // Each run of a query brings memory and a disk manager of its own; nothing may run outside one.
+        .with_memory_pool(Arc::new(GreedyMemoryPool::new(0)))
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .with_object_store_registry(catalog.object_stores())
         .build_arc()?)
 }

@@ -8,14 +8,17 @@ use bytes::Bytes;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message;
 use tonic::Status;
-use updraft_engine::{Error, Part, Planned, PreparedHandle, QueryId, Statement, Weight};
+use updraft_engine::{Error, Part, Planned, PreparedHandle, QueryId, Report, Statement, Weight};
 use updraft_proto::v1;
 use updraft_proto::v1::ticket::Statement as Kept;
 
 use crate::call::Call;
+use crate::layers::Trailers;
 use crate::server::Server;
 use crate::status::{answer_failed, status};
 use crate::ticket;
@@ -31,6 +34,13 @@ impl Weight for Encoded {
     fn weight(&self) -> usize {
         self.0.data_header.len() + self.0.data_body.len()
     }
+}
+
+/// The result of a query.
+pub(crate) struct Answer {
+    pub(crate) messages: BoxStream<'static, Result<FlightData, Status>>,
+    /// What it used, for after the last message.
+    pub(crate) trailers: Trailers,
 }
 
 /// What to run.
@@ -69,13 +79,14 @@ pub(crate) async fn info(
         ..v1::Ticket::default()
     };
     let ttl = server.engine.ticket_ttl();
+    let expected = expected(&planned);
     let endpoint = |ticket: v1::Ticket| FlightEndpoint {
         ticket: Some(query_ticket(ticket::seal(&server.sealer, ticket, ttl))),
         // Empty: fetch it where you asked. Every client understands that.
         location: Vec::new(),
         // A part is fetched once; the whole may be fetched again until then.
         expiration_time: (parts == 1).then(|| ticket::expiry(ttl)),
-        app_metadata: Bytes::new(),
+        app_metadata: expected.clone(),
     };
     let endpoint = if parts == 1 {
         vec![endpoint(whole)]
@@ -107,11 +118,7 @@ pub(crate) async fn schema(server: &Server, call: &Call, runnable: Runnable) -> 
 ///
 /// # Errors
 /// As `ticket::open`; FAILED_PRECONDITION when the query would not give what was announced.
-pub(crate) async fn fetch(
-    server: &Server,
-    call: &Call,
-    sealed: &[u8],
-) -> Result<impl Stream<Item = Result<FlightData, Status>> + Send + use<>, Status> {
+pub(crate) async fn fetch(server: &Server, call: &Call, sealed: &[u8]) -> Result<Answer, Status> {
     let ticket = ticket::open(&server.sealer, sealed, &call.session.principal)?;
     let damaged = || Status::invalid_argument("the ticket is damaged");
     let wire: WireOptions = ticket.wire.parse().map_err(|_| damaged())?;
@@ -136,11 +143,7 @@ pub(crate) async fn fetch(
 ///
 /// # Errors
 /// The engine's.
-pub(crate) async fn run(
-    server: &Server,
-    call: &Call,
-    runnable: Runnable,
-) -> Result<impl Stream<Item = Result<FlightData, Status>> + Send + use<>, Status> {
+pub(crate) async fn run(server: &Server, call: &Call, runnable: Runnable) -> Result<Answer, Status> {
     let (planned, _) = plan(server, call, runnable).await?;
     let schema = announced(planned.schema(), &call.wire);
     stream(server, call, planned, schema, &call.wire, Part::Whole)
@@ -172,13 +175,15 @@ fn stream(
     schema: SchemaRef,
     wire: &WireOptions,
     part: Part,
-) -> Result<impl Stream<Item = Result<FlightData, Status>> + Send + use<>, Status> {
+) -> Result<Answer, Status> {
     let encoder = Encoder::new(schema, wire, server.message_size);
     let results = server
         .engine
         .run(&call.session, planned, part, call.deadline, move |batches| encoded(encoder, batches))
         .map_err(status)?;
-    Ok(results.map(|message| message.map(|Encoded(data)| data).map_err(status)))
+    let usage = results.usage();
+    let messages = results.map(|message| message.map(|Encoded(data)| data).map_err(status));
+    Ok(Answer { messages: messages.boxed(), trailers: Trailers::new(move || resources(&usage.report())) })
 }
 
 /// Messages of `batches`, the schema first. Runs on the CPU runtime.
@@ -194,6 +199,26 @@ fn encoded(
         Ok::<_, Error>(stream::iter(messages.into_iter().map(|data| Ok(Encoded(data)))))
     });
     schema.chain(messages.try_flatten())
+}
+
+/// What is known of a query before it runs, as JSON. What it used follows its result.
+fn expected(planned: &Planned) -> Bytes {
+    let (bytes, rows) = planned.scan_size();
+    let rows = rows.map_or_else(|| "null".to_owned(), |rows| rows.to_string());
+    let plan_ms = planned.plan_time().as_secs_f64() * 1e3;
+    format!(r#"{{"scan_bytes":{bytes},"scan_rows":{rows},"plan_ms":{plan_ms:.3}}}"#).into()
+}
+
+/// What a query used, as `x-updraft-<name>`, with `-` where names have `_`.
+fn resources(report: &Report) -> HeaderMap {
+    let fields = report.fields().map(|(name, value)| {
+        let name = format!("x-updraft-{}", name.replace('_', "-"));
+        (
+            HeaderName::try_from(name).expect("names are ASCII"),
+            HeaderValue::try_from(value).expect("values are numbers"),
+        )
+    });
+    HeaderMap::from_iter(fields)
 }
 
 pub(crate) fn query_ticket(sealed: Vec<u8>) -> Ticket {

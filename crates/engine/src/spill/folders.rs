@@ -1,4 +1,4 @@
-//! Where queries spill, and how what a killed process left there is found and removed.
+//! The folders of a process in the spill directories, and how what a killed process left there is removed.
 //!
 //! Each process has a folder of its own in every spill directory, and beside it a lock file that it holds
 //! locked. The kernel lets go of the lock however the process ends, so a lock that can be taken means a
@@ -7,6 +7,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tracing::{info, warn};
 use uuid::Uuid;
@@ -16,15 +17,23 @@ use crate::error::Error;
 const PREFIX: &str = "updraft-spill-";
 const LOCK: &str = "lock";
 
+/// What `statfs` calls a file system that lives in memory: `TMPFS_MAGIC` of Linux' `magic.h`.
+const TMPFS: u64 = 0x0102_1994;
+
 /// The folders this process spills into. They are removed with it.
 #[derive(Debug)]
 pub(crate) struct SpillFolders {
     claims: Vec<Claim>,
+    /// Which directory has the next turn.
+    turn: AtomicUsize,
 }
 
+/// One folder of this process.
 #[derive(Debug)]
-struct Claim {
-    folder: PathBuf,
+pub(super) struct Claim {
+    /// As the operator named it.
+    pub(super) directory: PathBuf,
+    pub(super) folder: PathBuf,
     lock: PathBuf,
     /// Locked for as long as it is open.
     _held: File,
@@ -44,12 +53,32 @@ impl SpillFolders {
                 Error::Invalid(format!("engine.spill_directories: cannot use {}: {error}", directory.display()))
             })
         };
-        Ok(Self { claims: directories.iter().map(claim).collect::<Result<_, _>>()? })
+        let claims = directories.iter().map(claim).collect::<Result<_, _>>()?;
+        Ok(Self { claims, turn: AtomicUsize::new(0) })
     }
 
-    /// The folders, for DataFusion's disk manager.
-    pub(crate) fn paths(&self) -> Vec<PathBuf> {
-        self.claims.iter().map(|claim| claim.folder.clone()).collect()
+    /// The folder of each directory.
+    pub(super) fn claims(&self) -> &[Claim] {
+        &self.claims
+    }
+
+    /// The order in which to try the directories for a new file, as indices of [`Self::claims`].
+    ///
+    /// Those with at least half the room of the roomiest take turns, so that all disks work; then the others,
+    /// the roomiest first. A disk that fills up so leaves the rotation before it is full.
+    pub(super) fn order(&self) -> Vec<usize> {
+        if self.claims.len() == 1 {
+            return vec![0];
+        }
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let room: Vec<u64> = self.claims.iter().map(|claim| free_bytes(&claim.folder)).collect();
+        let enough = room.iter().max().map_or(0, |most| most / 2);
+        let (mut order, mut rest): (Vec<usize>, Vec<usize>) = (0..room.len()).partition(|index| room[*index] >= enough);
+        let first = turn % order.len().max(1);
+        order.rotate_left(first);
+        rest.sort_by_key(|index| std::cmp::Reverse(room[*index]));
+        order.append(&mut rest);
+        order
     }
 
     /// Removes the folders with all that is in them. Also done on drop; a process that exits calls it.
@@ -69,17 +98,28 @@ impl Drop for SpillFolders {
 fn claim_in(directory: &Path) -> io::Result<Claim> {
     fs::create_dir_all(directory)?;
     sweep(directory)?;
+    if rustix::fs::statfs(directory).is_ok_and(|system| u64::try_from(system.f_type) == Ok(TMPFS)) {
+        warn!(
+            directory = %directory.display(),
+            "spilling into memory: this is a tmpfs; set engine.spill_directories to folders on a disk"
+        );
+    }
     let name = format!("{PREFIX}{}", Uuid::now_v7().simple());
     let lock = directory.join(&name).with_extension(LOCK);
     let held = File::create_new(&lock)?;
     held.lock()?;
     let folder = directory.join(name);
     make_private(&folder)?;
-    Ok(Claim { folder, lock, _held: held })
+    Ok(Claim { directory: directory.to_owned(), folder, lock, _held: held })
+}
+
+/// Bytes a user without privileges may still write there; none when that cannot be told.
+fn free_bytes(folder: &Path) -> u64 {
+    rustix::fs::statvfs(folder).map_or(0, |system| system.f_bavail.saturating_mul(system.f_frsize))
 }
 
 /// Spilled rows are nobody else's business.
-fn make_private(folder: &Path) -> io::Result<()> {
+pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().mode(0o700).create(folder)
 }
@@ -139,10 +179,20 @@ mod tests {
         assert!(!dead.exists());
         assert_eq!(names(&spill), 3, "our folder, its lock, and what is not ours");
         let second = SpillFolders::claim(std::slice::from_ref(&spill)).expect("the directory can be used");
-        assert!(first.paths()[0].is_dir() && second.paths()[0].is_dir(), "the first is in use");
+        assert!(first.claims[0].folder.is_dir() && second.claims[0].folder.is_dir(), "the first is in use");
         drop(first);
         drop(second);
         assert_eq!(names(&spill), 1, "only what is not ours");
+    }
+
+    #[test]
+    fn directories_with_room_take_turns() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let directories = ["a", "b"].map(|name| parent.path().join(name));
+        let folders = SpillFolders::claim(&directories).expect("the directories can be used");
+        assert_eq!((folders.order(), folders.order(), folders.order()), (vec![0, 1], vec![1, 0], vec![0, 1]));
+        fs::remove_dir(&folders.claims[0].folder).expect("it is empty");
+        assert_eq!((folders.order(), folders.order()), (vec![1, 0], vec![1, 0]), "one that is gone has no room");
     }
 
     #[test]

@@ -1,0 +1,88 @@
+//! Plans that live within their memory.
+//!
+//! | module | its story |
+//! |---|---|
+//! | `joins` | hash joins whose build side will not fit become joins that spill |
+//! | `kept` | keeps projections from being pushed through a merge join |
+//! | `size` | how many bytes a plan is thought to give, and how many at most |
+//! | `windows` | window functions hold one of their partitions at a time, and say so |
+//! | `topk` | first rows that are too many to keep become a sort that spills |
+//! | `compact` | slices of large batches are copied before they are kept |
+//! | `distinct` | distinct counts reserve what they hold, and give it back when they spill |
+//! | `apart` | distinct counts of a whole table, one after the other |
+//! | `counted` | the distinct values of all groups in one table |
+
+mod apart;
+mod compact;
+mod counted;
+mod distinct;
+mod joins;
+mod kept;
+mod size;
+mod topk;
+mod windows;
+
+use std::any::Any;
+use std::sync::Arc;
+
+use datafusion::common::Result;
+use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
+use datafusion::error::DataFusionError;
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
+
+pub(crate) use apart::careful_logical;
+
+/// What a query is planned to fit into: an extension of the options it is planned with. Without it plans
+/// stay as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fit {
+    /// Bytes the query may hold.
+    pub(crate) room: usize,
+    /// Trust no estimate: the query has run out of memory before.
+    pub(crate) careful: bool,
+}
+
+impl ConfigExtension for Fit {
+    const PREFIX: &'static str = "updraft_fit";
+}
+
+/// Not a setting: it has no text, and shows nowhere.
+impl ExtensionOptions for Fit {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+
+    fn as_any_mut(&mut self) -> &mut dyn Any {
+        self
+    }
+
+    fn cloned(&self) -> Box<dyn ExtensionOptions> {
+        Box::new(*self)
+    }
+
+    fn set(&mut self, key: &str, _: &str) -> Result<()> {
+        Err(DataFusionError::Configuration(format!("there is no setting {key}")))
+    }
+
+    fn entries(&self) -> Vec<ConfigEntry> {
+        Vec::new()
+    }
+}
+
+/// DataFusion's rules, and those that make a plan fit.
+pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
+    let mut rules = PhysicalOptimizer::new().rules;
+    let after = |rules: &[Arc<dyn PhysicalOptimizerRule + Send + Sync>], name| {
+        let at = rules.iter().rposition(|rule| rule.name() == name);
+        at.expect("DataFusion has this rule") + 1
+    };
+    // When sides are chosen, and before the sorts and exchanges are put in that a merge join needs.
+    rules.insert(after(&rules, "join_selection"), Arc::new(joins::FitJoins));
+    rules.insert(after(&rules, "ProjectionPushdown"), Arc::new(kept::Release));
+    rules.push(Arc::new(distinct::CountTogether));
+    rules.push(Arc::new(windows::ByPartition));
+    rules.push(Arc::new(topk::FitTopK));
+    rules.push(Arc::new(compact::Compact));
+    rules
+}

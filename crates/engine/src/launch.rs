@@ -1,0 +1,266 @@
+//! Brings a planned query to run: how it is split, what it will need, its turn, its memory, and a second try.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use datafusion::arrow::array::{RecordBatch, StringArray};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use futures::{Stream, StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::admission::{Lane, Permit};
+use crate::config::Partitions;
+use crate::engine::Engine;
+use crate::error::Error;
+use crate::fit::careful_logical;
+use crate::footprint::{self, Footprint, Shape};
+use crate::interrupt::interruptible;
+use crate::memory::{Claim, QueryMemory};
+use crate::plan::Planned;
+use crate::query::{Attempt, Run};
+
+/// Of all memory, what a careful attempt is granted. The rest keeps small queries going meanwhile.
+const CAREFUL_SHARE: (u64, u64) = (3, 4);
+
+/// How many spilled runs a careful attempt merges at once.
+const CAREFUL_FAN_IN: usize = 4;
+
+/// How a query is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// As the settings say, with less where less is free.
+    Usual,
+    /// With as little as it can do with, of as much as there is.
+    Careful,
+}
+
+/// A physical plan, and what it will need.
+#[derive(Debug)]
+pub(crate) struct Fitted {
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    state: SessionState,
+    footprint: Footprint,
+    shape: Shape,
+    effort: Effort,
+}
+
+/// What a run holds from its turn to its end.
+pub(crate) struct Turn {
+    pub(crate) context: Arc<TaskContext>,
+    /// For what DataFusion does not count.
+    _uncounted: MemoryReservation,
+    permit: Permit<Arc<QueryMemory>>,
+}
+
+impl fmt::Debug for Turn {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turn").field("memory", self.permit.grant()).finish_non_exhaustive()
+    }
+}
+
+/// The batches of `plan`. When memory is refused or taken away before the first of them, it is run once more, carefully.
+///
+/// # Errors
+/// What admission and DataFusion say.
+pub(crate) async fn launch(
+    engine: &Arc<Engine>,
+    planned: &Planned,
+    plan: &LogicalPlan,
+    run: &Arc<Run>,
+) -> Result<SendableRecordBatchStream, Error> {
+    let batches = match attempt(engine, planned, plan, run, Effort::Usual).await {
+        Err(error) if error.is_refusal() && engine.memory().counts_all() && !run.cancel.is_cancelled() => {
+            info!(query_id = %run.id, %error, "out of memory; trying once more with less at a time");
+            attempt(engine, planned, plan, run, Effort::Careful).await?
+        }
+        outcome => outcome?,
+    };
+    Ok(match plan {
+        LogicalPlan::Analyze(_) => with_report(batches, Arc::clone(run)),
+        _ => batches,
+    })
+}
+
+/// Runs `plan` up to its first batch.
+async fn attempt(
+    engine: &Arc<Engine>,
+    planned: &Planned,
+    plan: &LogicalPlan,
+    run: &Arc<Run>,
+    effort: Effort,
+) -> Result<SendableRecordBatchStream, Error> {
+    let cancel = run.cancel.child_token();
+    let fitted = fit(engine, planned, plan, &cancel, effort).await?;
+    let turn = fitted.turn(engine, planned, run).await?;
+    let another_may_follow = effort == Effort::Usual && engine.memory().counts_all();
+    run.on_trial(another_may_follow.then(|| cancel.clone()));
+    let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
+    let mut batches = Held { batches, _turn: turn };
+    let first = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(run.cancelled()),
+        first = batches.next() => first.transpose()?,
+    };
+    run.on_trial(None);
+    let schema = batches.schema();
+    let all = stream::iter(first.map(Ok)).chain(batches);
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
+}
+
+/// The physical plan of `plan`, split only so far that what it needs is free.
+///
+/// # Errors
+/// What DataFusion says of the plan.
+pub(crate) async fn fit(
+    engine: &Engine,
+    planned: &Planned,
+    plan: &LogicalPlan,
+    cancel: &CancellationToken,
+    effort: Effort,
+) -> Result<Fitted, Error> {
+    let settings = &planned.settings;
+    let plan = &match effort {
+        Effort::Usual => Cow::Borrowed(plan),
+        Effort::Careful => Cow::Owned(careful_logical(plan.clone())?),
+    };
+    let size = footprint::scan_size(plan)?;
+    let wanted = match settings.target_partitions {
+        Partitions::Count(count) => count,
+        Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
+    };
+    let batch_size = footprint::fit_batch_size(size.row_width, settings.batch_size);
+    let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
+    let mut shape = match effort {
+        Effort::Usual => shapes.next(),
+        Effort::Careful => shapes.by_ref().last(),
+    }
+    .expect("a ladder has a step");
+    loop {
+        let state = engine.shaped(settings, shape, effort);
+        let physical = state.query_planner().create_physical_plan(plan, &state).await?;
+        let footprint = footprint::of(&physical, shape.batch_size, engine.config().stream_buffer.0);
+        let physical = interruptible(physical, cancel)?;
+        let fitted = Fitted { plan: physical, state, footprint, shape, effort };
+        if fitted.footprint.is_light || fitted.needs() <= engine.memory().free() {
+            return Ok(fitted);
+        }
+        match shapes.next() {
+            Some(smaller) => shape = smaller,
+            None => return Ok(fitted),
+        }
+    }
+}
+
+impl Fitted {
+    /// The least it can run with, in bytes.
+    fn needs(&self) -> u64 {
+        self.footprint.unaccounted.saturating_add(self.footprint.minimum)
+    }
+
+    /// Waits for its turn, and takes its memory.
+    ///
+    /// # Errors
+    /// What admission says; what DataFusion says of the memory.
+    pub(crate) async fn turn(&self, engine: &Engine, planned: &Planned, run: &Run) -> Result<Arc<Turn>, Error> {
+        let shared = engine.memory().clone();
+        let limits = engine.limits(&planned.principal);
+        let limit = planned.settings.query_memory_limit.min(shared.limit());
+        let grant = match self.effort {
+            Effort::Usual => self.needs(),
+            Effort::Careful => self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0),
+        };
+        let lane = if self.footprint.is_light { Lane::Light } else { Lane::Heavy };
+        let claim = Claim {
+            principal: planned.principal.clone(),
+            priority: limits.priority,
+            principal_limit: limits.memory_limit,
+            shares: lane == Lane::Heavy,
+        };
+        let floor = self.footprint.spiller_floor();
+        let counts_all = shared.counts_all();
+        let take = move || shared.try_query(&claim, grant.min(limit), limit, floor);
+        let permit = engine.admission().enter(&planned.principal, lane, take).await?;
+        let memory = Arc::clone(permit.grant());
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
+        let uncounted = MemoryConsumer::new("Uncounted").register(&pool);
+        if counts_all {
+            // A query that may have less than that must still be able to do something.
+            let most = limit / if self.effort == Effort::Careful { 4 } else { 2 };
+            uncounted.try_grow(usize::try_from(self.footprint.unaccounted.min(most)).unwrap_or(usize::MAX))?;
+        }
+        let spill = engine.spill().query(planned.id);
+        let figures = Arc::clone(memory.figures());
+        let room = memory.room();
+        let fan_in = match self.effort {
+            Effort::Usual => engine.config().spill_merge_fan_in,
+            // More passes, and less memory for each.
+            Effort::Careful => engine.config().spill_merge_fan_in.min(CAREFUL_FAN_IN),
+        };
+        let fan_in = self.footprint.merge_fan_in(room, fan_in);
+        let mut state = self.state.clone();
+        let options = state.config_mut().options_mut();
+        let reservation = &mut options.execution.sort_spill_reservation_bytes;
+        *reservation = self.footprint.sort_reservation(room).min(*reservation);
+        let context = engine.task_context(&state, memory, spill.disk_manager().with_max_spill_merge_fan_in(fan_in))?;
+        run.attempt(Attempt {
+            queue_time: permit.waited(),
+            partitions: self.shape.partitions,
+            batch_size: self.shape.batch_size,
+            memory: figures,
+            spill,
+        });
+        let turn = Arc::new(Turn { context, _uncounted: uncounted, permit });
+        run.has_turn(&turn);
+        Ok(turn)
+    }
+}
+
+impl Turn {
+    /// Leaves its slot to others while what is returned lives: the query stands still, and keeps its memory.
+    pub(crate) fn park(&self) -> impl Sized + '_ {
+        self.permit.park()
+    }
+}
+
+/// Batches, and what they are made with. The batches go first.
+pub(crate) struct Held {
+    pub(crate) batches: SendableRecordBatchStream,
+    pub(crate) _turn: Arc<Turn>,
+}
+
+impl Stream for Held {
+    type Item = Result<RecordBatch, DataFusionError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.batches.poll_next_unpin(cx)
+    }
+}
+
+impl RecordBatchStream for Held {
+    fn schema(&self) -> SchemaRef {
+        self.batches.schema()
+    }
+}
+
+/// What `EXPLAIN ANALYZE` gives, and one row more: what the run has used.
+fn with_report(batches: SendableRecordBatchStream, run: Arc<Run>) -> SendableRecordBatchStream {
+    let schema = batches.schema();
+    let columns = Arc::clone(&schema);
+    let report = stream::once(async move {
+        let fields = run.report().fields().map(|(name, value)| format!("{name}={value}"));
+        let row = ["Resources".to_owned(), fields.join(", ")];
+        let row = row.map(|text| Arc::new(StringArray::from(vec![text])) as _);
+        Ok(RecordBatch::try_new(columns, row.to_vec())?)
+    });
+    Box::pin(RecordBatchStreamAdapter::new(schema, batches.chain(report)))
+}

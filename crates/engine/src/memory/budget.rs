@@ -1,0 +1,447 @@
+//! The memory that all queries share, and who may take how much of it.
+//!
+//! One number holds at every request: what queries hold, and what is there beyond what they say, never passes
+//! the limit. A query holds the greater of what it uses and what it was granted before it started, so what it
+//! was granted is there when it asks. Beyond that it takes what is free, and once most of the budget is taken,
+//! what can be spilled stays within its fair share: equal between principals of equal priority, and equal
+//! between the queries of one. DataFusion's `FairSpillPool` shares between operators instead, so that a query
+//! with many gets more, and does not check the total.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use bytesize::ByteSize;
+use parking_lot::{Mutex, RwLock};
+use updraft_auth::Principal;
+
+/// Above this share of the limit, what can be spilled is held to its fair share.
+const CROWDED: f64 = 0.8;
+
+/// What can let go of memory when queries need it, such as a cache.
+pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
+    /// Lets go of up to `bytes`; returns how many it let go of.
+    fn reclaim(&self, bytes: u64) -> u64;
+}
+
+/// Who asks for memory, and what bounds it.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    pub(crate) principal: Principal,
+    /// The weight of the principal when shares are worked out.
+    pub(crate) priority: u32,
+    /// The most that all queries of the principal may hold, in bytes.
+    pub(crate) principal_limit: u64,
+    /// Whether the query counts when shares are worked out. A light one does not: it is gone in a moment.
+    pub(crate) shares: bool,
+}
+
+/// Why memory was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// The budget is taken.
+    Full { free: u64 },
+    /// There is some, but it is others' share.
+    OverShare { share: u64 },
+    /// The principal's queries hold all they may.
+    Principal { limit: u64 },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Full { free } => write!(f, "{} are free (engine.memory_limit)", ByteSize(*free)),
+            Self::OverShare { share } => write!(f, "its share is {} while others run", ByteSize(*share)),
+            Self::Principal { limit } => write!(f, "all queries of its principal may hold {}", ByteSize(*limit)),
+        }
+    }
+}
+
+/// The shared budget.
+pub(crate) struct Budget {
+    limit: u64,
+    /// Bytes that are there although no query holds them, as last measured.
+    unaccounted: AtomicU64,
+    /// Somebody waits for a grant that did not fit.
+    wanted: AtomicBool,
+    state: Mutex<State>,
+    reclaimers: RwLock<Vec<Arc<dyn Reclaim>>>,
+    /// Called when a query has given back what it held.
+    freed: OnceLock<Box<dyn Fn() + Send + Sync>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The sum of what queries hold.
+    held: u64,
+    parties: HashMap<Principal, Party>,
+}
+
+/// One principal's part in the budget; gone with its last query.
+#[derive(Debug, Default)]
+struct Party {
+    held: u64,
+    queries: u64,
+    /// Of the queries, those that count when shares are worked out.
+    sharing: u64,
+    priority: u32,
+}
+
+impl fmt::Debug for Budget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unaccounted = self.unaccounted.load(Ordering::Relaxed);
+        write!(f, "Budget {{ limit: {}, unaccounted: {unaccounted}, {:?} }}", self.limit, self.state.lock())
+    }
+}
+
+impl Budget {
+    pub(crate) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self {
+            limit,
+            unaccounted: AtomicU64::new(0),
+            wanted: AtomicBool::new(false),
+            state: Mutex::default(),
+            reclaimers: RwLock::default(),
+            freed: OnceLock::new(),
+        })
+    }
+
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit
+    }
+
+    /// The sum of what queries hold, in bytes.
+    pub(crate) fn held(&self) -> u64 {
+        self.state.lock().held
+    }
+
+    /// What a new query could be granted now, in bytes.
+    pub(crate) fn free(&self) -> u64 {
+        self.free_of(&self.state.lock())
+    }
+
+    /// Tells how many bytes are there beyond what queries hold.
+    pub(crate) fn set_unaccounted(&self, bytes: u64) {
+        self.unaccounted.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Calls `freed` whenever a query has given back what it held: the operators of a query that has ended may hold
+    /// memory for a moment longer than its turn lasts.
+    pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
+        let _ = self.freed.set(Box::new(freed));
+    }
+
+    /// Nobody waits for a grant any more.
+    pub(crate) fn nobody_waits(&self) {
+        self.wanted.store(false, Ordering::Relaxed);
+    }
+
+    #[cfg_attr(not(test), expect(dead_code, reason = "the hot tables' cache will be the first"))]
+    pub(crate) fn add_reclaimer(&self, reclaimer: Arc<dyn Reclaim>) {
+        self.reclaimers.write().push(reclaimer);
+    }
+
+    /// Asks the caches for `bytes`; returns how many they let go of.
+    pub(crate) fn reclaim(&self, bytes: u64) -> u64 {
+        let reclaimers = self.reclaimers.read();
+        let mut got = 0;
+        for reclaimer in reclaimers.iter() {
+            if got >= bytes {
+                break;
+            }
+            got += reclaimer.reclaim(bytes - got);
+        }
+        // Freed bytes were part of what was measured; the next measurement says so exactly.
+        let less = |unaccounted: u64| Some(unaccounted.saturating_sub(got));
+        let _ = self.unaccounted.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        got
+    }
+
+    /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole
+    /// budget is granted as the whole budget, and the only query is granted whatever it asks: it would wait for nobody.
+    pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
+        let bytes = bytes.min(self.limit).min(claim.principal_limit);
+        let grant = self.grant_once(claim, bytes).or_else(|| {
+            let missing = bytes.saturating_sub(self.free());
+            (self.reclaim(missing) > 0).then(|| self.grant_once(claim, bytes)).flatten()
+        });
+        // A light query that gets its little says nothing about who waits for much.
+        if claim.shares {
+            self.wanted.store(grant.is_none(), Ordering::Relaxed);
+        }
+        grant
+    }
+
+    fn grant_once(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
+        let mut state = self.state.lock();
+        if bytes > self.free_of(&state) && state.held > 0 {
+            return None;
+        }
+        let known = state.parties.get(&claim.principal);
+        if known.is_some_and(|party| party.held + bytes > claim.principal_limit) {
+            return None;
+        }
+        state.held += bytes;
+        let party = state.parties.entry(claim.principal.clone()).or_default();
+        party.priority = claim.priority;
+        party.held += bytes;
+        party.queries += 1;
+        party.sharing += u64::from(claim.shares);
+        Some(Grant { budget: Arc::clone(self), claim: claim.clone(), bytes, held: AtomicU64::new(bytes) })
+    }
+
+    fn free_of(&self, state: &State) -> u64 {
+        self.limit.saturating_sub(state.held).saturating_sub(self.unaccounted.load(Ordering::Relaxed))
+    }
+}
+
+impl State {
+    /// The fair share of each query of `principal`. A grant that somebody waits for counts as one more principal.
+    fn share(&self, principal: &Principal, limit: u64, wanted: bool) -> u64 {
+        let Some(party) = self.parties.get(principal) else { return limit };
+        let priority = u64::from(party.priority);
+        let sharing = self.parties.values().filter(|party| party.sharing > 0);
+        let all = sharing.map(|party| u64::from(party.priority)).sum::<u64>() + if wanted { priority } else { 0 };
+        (u128::from(limit) * u128::from(priority) / u128::from(all.max(1)) / u128::from(party.sharing.max(1))) as u64
+    }
+}
+
+/// What one query holds of the budget, from before it starts until it has ended.
+#[derive(Debug)]
+pub(crate) struct Grant {
+    budget: Arc<Budget>,
+    claim: Claim,
+    /// What was set aside.
+    bytes: u64,
+    /// The greater of that and what is used. Changed under the budget's lock only.
+    held: AtomicU64,
+}
+
+impl Grant {
+    /// Bytes set aside for the query.
+    #[cfg(test)]
+    fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The greater of what was set aside and what is used.
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// The most the query could use at this moment of what can be spilled.
+    pub(crate) fn room(&self) -> u64 {
+        let state = self.budget.state.lock();
+        let held = self.held();
+        let free = held + self.budget.free_of(&state);
+        let room = free.min(self.share(&state).max(held));
+        room.min(self.claim.principal_limit).max(self.bytes)
+    }
+
+    /// Holds `used` bytes, or as many as were set aside if that is more.
+    ///
+    /// # Errors
+    /// When the budget or the shares do not allow as many.
+    pub(crate) fn hold(&self, used: u64, can_spill: bool) -> Result<(), Refusal> {
+        let wanted = used.max(self.bytes);
+        match self.hold_once(wanted, can_spill) {
+            Err(refusal @ Refusal::Full { free }) => {
+                let missing = wanted.saturating_sub(self.held()).saturating_sub(free);
+                if self.budget.reclaim(missing) == 0 {
+                    return Err(refusal);
+                }
+                self.hold_once(wanted, can_spill)
+            }
+            done => done,
+        }
+    }
+
+    fn hold_once(&self, wanted: u64, can_spill: bool) -> Result<(), Refusal> {
+        let held = self.held();
+        if wanted == held {
+            return Ok(());
+        }
+        let mut state = self.budget.state.lock();
+        if let Some(more) = wanted.checked_sub(held) {
+            let free = self.budget.free_of(&state);
+            if more > free {
+                return Err(Refusal::Full { free });
+            }
+            let limit = self.claim.principal_limit;
+            if state.parties.get(&self.claim.principal).is_some_and(|party| party.held + more > limit) {
+                return Err(Refusal::Principal { limit });
+            }
+            let crowded = (free - more) as f64 <= self.budget.limit as f64 * (1.0 - CROWDED);
+            let share = self.share(&state);
+            if can_spill && crowded && wanted > share && share < self.budget.limit {
+                return Err(Refusal::OverShare { share });
+            }
+        }
+        self.set(&mut state, wanted);
+        Ok(())
+    }
+
+    /// Holds `used` bytes even when the budget does not allow as many: they have been allocated already.
+    pub(crate) fn hold_anyway(&self, used: u64) {
+        let wanted = used.max(self.bytes);
+        if wanted != self.held() {
+            self.set(&mut self.budget.state.lock(), wanted);
+        }
+    }
+
+    fn share(&self, state: &State) -> u64 {
+        state.share(&self.claim.principal, self.budget.limit, self.budget.wanted.load(Ordering::Relaxed))
+    }
+
+    fn set(&self, state: &mut State, wanted: u64) {
+        let held = self.held.swap(wanted, Ordering::Relaxed);
+        state.held = state.held - held + wanted;
+        if let Some(party) = state.parties.get_mut(&self.claim.principal) {
+            party.held = party.held - held + wanted;
+        }
+    }
+}
+
+impl Drop for Grant {
+    fn drop(&mut self) {
+        {
+            let mut state = self.budget.state.lock();
+            self.set(&mut state, 0);
+            let Some(party) = state.parties.get_mut(&self.claim.principal) else { return };
+            party.queries -= 1;
+            party.sharing -= u64::from(self.claim.shares);
+            if party.queries == 0 {
+                state.parties.remove(&self.claim.principal);
+            }
+        }
+        if let Some(freed) = self.budget.freed.get() {
+            freed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim(name: &str) -> Claim {
+        Claim { principal: Principal::new(name), priority: 10, principal_limit: u64::MAX, shares: true }
+    }
+
+    #[test]
+    fn what_was_granted_is_there_whatever_others_do() {
+        let budget = Budget::new(1000);
+        let (a, b) = (budget.try_grant(&claim("a"), 300), budget.try_grant(&claim("b"), 300));
+        let (a, b) = (a.expect("it fits"), b.expect("it fits"));
+        b.hold(700, false).expect("all that was not granted to a");
+        assert_eq!(b.hold(701, false), Err(Refusal::Full { free: 0 }));
+        a.hold(300, true).expect("its own");
+        assert_eq!(a.hold(301, false), Err(Refusal::Full { free: 0 }));
+        assert!(budget.try_grant(&claim("c"), 1).is_none());
+        drop(b);
+        assert_eq!((budget.held(), budget.free()), (300, 700));
+        drop(a);
+        assert_eq!(budget.free(), 1000);
+    }
+
+    #[test]
+    fn shares_are_between_principals_and_then_between_their_queries() {
+        let budget = Budget::new(1200);
+        let one = budget.try_grant(&claim("a"), 0).expect("it fits");
+        one.hold(1200, true).expect("alone it may have all");
+        one.hold(0, true).expect("it lets go");
+        let two: Vec<_> = (0..2).map(|_| budget.try_grant(&claim("b"), 0).expect("it fits")).collect();
+        assert_eq!(one.hold(1000, true), Err(Refusal::OverShare { share: 600 }));
+        one.hold(600, true).expect("half for each principal");
+        assert_eq!(two[0].hold(500, true), Err(Refusal::OverShare { share: 300 }));
+        two[0].hold(300, true).expect("half of a half");
+        two[1].hold(300, true).expect("half of a half");
+        two[0].hold(0, true).expect("it lets go");
+        two[1].hold(600, false).expect("what cannot spill takes what is free");
+    }
+
+    #[test]
+    fn a_principal_with_twice_the_priority_has_twice_the_share() {
+        let budget = Budget::new(900);
+        let a = budget.try_grant(&Claim { priority: 20, ..claim("a") }, 0).expect("it fits");
+        let b = budget.try_grant(&claim("b"), 0).expect("it fits");
+        assert_eq!((a.room(), b.room()), (600, 300));
+        let waiting = budget.try_grant(&claim("c"), 901).is_none();
+        assert!(!waiting, "more than the budget is the whole budget, and nobody holds any of it");
+    }
+
+    #[test]
+    fn a_principal_stays_below_its_own_limit() {
+        let budget = Budget::new(1000);
+        let bounded = Claim { principal_limit: 400, ..claim("a") };
+        let first = budget.try_grant(&bounded, 300).expect("it fits");
+        assert!(budget.try_grant(&bounded, 200).is_none());
+        let second = budget.try_grant(&bounded, 100).expect("its last");
+        assert_eq!(second.hold(101, false), Err(Refusal::Principal { limit: 400 }));
+        drop(first);
+        second.hold(400, false).expect("what the first gave back");
+    }
+
+    #[test]
+    fn what_is_there_unaccounted_counts() {
+        let budget = Budget::new(1000);
+        let query = budget.try_grant(&claim("a"), 100).expect("it fits");
+        budget.set_unaccounted(500);
+        assert_eq!(query.hold(501, false), Err(Refusal::Full { free: 400 }));
+        query.hold(500, false).expect("the rest");
+        assert!(budget.try_grant(&claim("b"), 1).is_none());
+    }
+
+    #[derive(Debug)]
+    struct Cache(AtomicU64);
+
+    impl Reclaim for Cache {
+        fn reclaim(&self, bytes: u64) -> u64 {
+            let let_go = bytes.min(self.0.load(Ordering::Relaxed));
+            self.0.fetch_sub(let_go, Ordering::Relaxed);
+            let_go
+        }
+    }
+
+    #[test]
+    fn caches_give_way_before_a_query_is_refused() {
+        let budget = Budget::new(1000);
+        budget.set_unaccounted(600);
+        budget.add_reclaimer(Arc::new(Cache(AtomicU64::new(500))));
+        let query = budget.try_grant(&claim("a"), 300).expect("it fits");
+        let other = budget.try_grant(&claim("b"), 300).expect("of the cache's");
+        query.hold(600, false).expect("of the cache's");
+        assert_eq!(other.hold(400, false), Err(Refusal::Full { free: 0 }), "the cache has no more");
+    }
+
+    /// Random requests: the total never passes the limit, and nothing is left at the end.
+    #[test]
+    fn the_total_holds_at_every_request() {
+        arbtest::arbtest(|u| {
+            let budget = Budget::new(u.int_in_range(1..=2000)?);
+            let mut queries: Vec<Grant> = Vec::new();
+            for _ in 0..u.int_in_range(1..=60)? {
+                let bytes = u.int_in_range(0..=1500)?;
+                match u.int_in_range(0..=3)? {
+                    0 => queries.extend(budget.try_grant(&claim(["a", "b"][u.int_in_range(0..=1)?]), bytes)),
+                    1 if !queries.is_empty() => drop(queries.swap_remove(u.choose_index(queries.len())?)),
+                    _ if !queries.is_empty() => {
+                        let query = &queries[u.choose_index(queries.len())?];
+                        let (before, granted) = (query.held(), query.bytes());
+                        let outcome = query.hold(bytes, u.arbitrary()?);
+                        assert!(outcome.is_ok() || query.held() == before, "a refusal takes nothing");
+                        assert!(outcome.is_ok() || bytes > granted, "what was granted is there");
+                    }
+                    _ => {}
+                }
+                assert!(budget.held() <= budget.limit(), "{budget:?}");
+                assert_eq!(budget.held(), queries.iter().map(Grant::held).sum::<u64>());
+            }
+            drop(queries);
+            let state = budget.state.lock();
+            assert!(state.held == 0 && state.parties.is_empty(), "{state:?}");
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,217 @@
+//! Compares what queries hold with what the process really has, and sheds load before the kernel does.
+//!
+//! DataFusion counts what its operators keep, and not all of it. So a thread looks at the allocator every few
+//! milliseconds: what is there beyond what queries hold is taken off the budget, and operators that spill do so
+//! earlier. When that is not enough it stops new queries, empties caches, and in the end ends the largest query.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytesize::ByteSize;
+use tracing::{info, warn};
+
+use super::Memory;
+use super::cgroup::Cgroup;
+
+/// While queries run. Some gigabytes a second can be allocated: in this time some tens of MiB.
+const LOOK_BUSY: Duration = Duration::from_millis(10);
+/// While none runs.
+const LOOK_IDLE: Duration = Duration::from_millis(100);
+/// What the process has without any query: code's data, connections, caches of metadata.
+const BASE_MIN: u64 = 64 << 20;
+/// How far past the budget memory may be for a moment before a query is ended for it: this share of it, and this much.
+const TOLERATED_SHARE: u64 = 20;
+const TOLERATED: u64 = 48 << 20;
+/// The share of a cgroup's limit that is left: above it a query is ended.
+const CGROUP_LEFT: u64 = 16;
+/// Free pages are given back when resident memory is this much above live memory, and at most this often.
+const PURGE_ABOVE: u64 = 96 << 20;
+const PURGE_EVERY: Duration = Duration::from_millis(200);
+/// How long a query that was ended has to let go before the next is ended.
+const LETTING_GO: Duration = Duration::from_millis(500);
+
+/// What the process's allocator says of itself, and what it can be asked for.
+pub trait Allocator: Send + Sync + 'static {
+    /// Bytes in live allocations; `None` when it does not know.
+    fn allocated(&self) -> Option<u64>;
+
+    /// Gives free pages back to the system.
+    fn purge(&self);
+}
+
+/// What the guard can do about the load.
+pub(crate) trait Load: Send + Sync {
+    /// Stops or goes on admitting queries that need much memory.
+    fn pause(&self, paused: bool);
+
+    /// Memory may have become free: lets those in who wait for it. Returns how many still wait.
+    fn poke(&self) -> usize;
+
+    /// How many queries run.
+    fn running(&self) -> usize;
+
+    /// Ends the query that holds most; returns how many bytes that is.
+    fn end_largest(&self, limit: u64) -> Option<u64>;
+}
+
+/// What there is, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Reading {
+    allocated: u64,
+    resident: u64,
+    /// Used of the cgroup's limit, and that limit.
+    cgroup: Option<(u64, u64)>,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Verdict {
+    unaccounted: u64,
+    /// Beyond the budget, to be had back from caches.
+    reclaim: u64,
+    pause: bool,
+    purge: bool,
+    end_largest: bool,
+}
+
+/// Watches the memory of the process. Ends with `load`.
+pub(crate) struct Guard {
+    memory: Memory,
+    allocator: Arc<dyn Allocator>,
+    cgroup: Option<Cgroup>,
+    base: u64,
+}
+
+impl Guard {
+    /// A guard for the budget of `memory`. What is allocated now counts as what the process has without queries.
+    pub(crate) fn new(memory: Memory, allocator: Arc<dyn Allocator>) -> Self {
+        let base = allocator.allocated().unwrap_or_else(resident).max(BASE_MIN);
+        let cgroup = Cgroup::of_this_process();
+        if let Some(group) = &cgroup {
+            let needed = memory.limit() + memory.limit() / TOLERATED_SHARE + base + TOLERATED;
+            if group.limit < needed {
+                warn!(
+                    cgroup_limit = %ByteSize(group.limit), memory_limit = %ByteSize(memory.limit()),
+                    "the cgroup's limit leaves little beside engine.memory_limit; queries may be ended early"
+                );
+            }
+        }
+        Self { memory, allocator, cgroup, base }
+    }
+
+    /// Looks until `load` is gone.
+    pub(crate) fn watch(self, load: &dyn Fn() -> Option<Arc<dyn Load>>) {
+        let (mut paused, mut purged, mut ended) = (false, None, None);
+        let due = |last: Option<Instant>, every| last.is_none_or(|at: Instant| at.elapsed() >= every);
+        while let Some(load) = load() {
+            let busy = load.running() > 0;
+            let verdict = self.judge(self.read(), self.memory.held());
+            if let Memory::Fair(budget) = &self.memory {
+                budget.set_unaccounted(verdict.unaccounted);
+                if verdict.reclaim > 0 {
+                    budget.reclaim(verdict.reclaim);
+                }
+                if paused != verdict.pause {
+                    paused = verdict.pause;
+                    load.pause(paused);
+                    info!(paused, unaccounted = %ByteSize(verdict.unaccounted), "memory pressure");
+                }
+                if verdict.end_largest
+                    && due(ended, LETTING_GO)
+                    && let Some(held) = load.end_largest(self.memory.limit())
+                {
+                    ended = Some(Instant::now());
+                    warn!(held = %ByteSize(held), "ended the largest query to stay within the memory limit");
+                }
+                if load.poke() == 0 {
+                    budget.nobody_waits();
+                }
+            }
+            if verdict.purge && due(purged, PURGE_EVERY) {
+                self.allocator.purge();
+                purged = Some(Instant::now());
+            }
+            drop(load);
+            std::thread::sleep(if busy { LOOK_BUSY } else { LOOK_IDLE });
+        }
+    }
+
+    fn read(&self) -> Reading {
+        let resident = resident();
+        Reading {
+            allocated: self.allocator.allocated().unwrap_or(resident),
+            resident,
+            cgroup: self.cgroup.as_ref().and_then(|group| Some((group.used()?, group.limit))),
+        }
+    }
+
+    fn judge(&self, reading: Reading, held: u64) -> Verdict {
+        let limit = self.memory.limit();
+        let queries = reading.allocated.saturating_sub(self.base);
+        let over = queries.saturating_sub(limit);
+        let near_the_kernel = reading.cgroup.is_some_and(|(used, limit)| used > limit - limit / CGROUP_LEFT);
+        Verdict {
+            unaccounted: queries.saturating_sub(held),
+            reclaim: over,
+            pause: over > 0 || near_the_kernel,
+            purge: reading.resident > reading.allocated + PURGE_ABOVE,
+            end_largest: over > TOLERATED.max(limit / TOLERATED_SHARE)
+                || (near_the_kernel && reading.resident <= reading.allocated + PURGE_ABOVE),
+        }
+    }
+}
+
+/// Resident memory of this process, in bytes.
+fn resident() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    // The page size of every platform this is served on; a wrong one would only purge too often.
+    pages * 4096
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::MemoryPoolKind;
+
+    const MIB: u64 = 1 << 20;
+
+    struct Fixed(u64);
+
+    impl Allocator for Fixed {
+        fn allocated(&self) -> Option<u64> {
+            Some(self.0)
+        }
+
+        fn purge(&self) {}
+    }
+
+    #[test]
+    fn what_is_done_depends_on_how_far_past_the_budget_it_is() {
+        let memory = Memory::new(MemoryPoolKind::Fair, 1000 * MIB);
+        let guard = Guard { memory, allocator: Arc::new(Fixed(0)), cgroup: None, base: 100 * MIB };
+        let judge = |allocated: u64, resident: u64, cgroup, held: u64| {
+            let cgroup = Option::map(cgroup, |(used, limit): (u64, u64)| (used * MIB, limit * MIB));
+            guard.judge(Reading { allocated: allocated * MIB, resident: resident * MIB, cgroup }, held * MIB)
+        };
+        let fine = Verdict::default();
+        assert_eq!(judge(90, 120, None, 0), fine);
+        assert_eq!(judge(700, 750, None, 600), fine, "all of it is held");
+        assert_eq!(judge(700, 750, None, 500), Verdict { unaccounted: 100 * MIB, ..fine });
+        let pressed = Verdict { unaccounted: 20 * MIB, reclaim: 20 * MIB, pause: true, ..fine };
+        assert_eq!(judge(1120, 1150, None, 1000), pressed);
+        let over = Verdict { unaccounted: 60 * MIB, reclaim: 60 * MIB, pause: true, end_largest: true, ..fine };
+        assert_eq!(judge(1160, 1200, None, 1000), over);
+        assert_eq!(judge(500, 700, None, 400), Verdict { purge: true, ..fine }, "free pages are given back");
+        assert_eq!(judge(500, 520, Some((900, 1000)), 400), fine);
+        let near = Verdict { pause: true, end_largest: true, ..fine };
+        assert_eq!(judge(500, 520, Some((950, 1000)), 400), near);
+        let purge_first = Verdict { pause: true, purge: true, ..fine };
+        assert_eq!(judge(500, 900, Some((950, 1000)), 400), purge_first);
+    }
+
+    #[test]
+    fn resident_memory_is_read() {
+        assert!(resident() > MIB);
+    }
+}

@@ -1,0 +1,159 @@
+//! One memory budget for all queries.
+//!
+//! | module | its story |
+//! |---|---|
+//! | `budget` | what all queries share, and who may take how much of it |
+//! | `query` | the memory of one query, as a DataFusion pool |
+//! | `overhead` | by how much operators have more than they say |
+//! | `guard` | compares with what is really there, and sheds load before the kernel does |
+//! | `limit`, `cgroup` | how much there is |
+
+mod budget;
+mod cgroup;
+mod guard;
+mod limit;
+mod overhead;
+mod query;
+
+use std::sync::Arc;
+
+use bytesize::ByteSize;
+use datafusion::error::DataFusionError;
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, MemoryReservation};
+
+use budget::Budget;
+pub(crate) use budget::Claim;
+pub use guard::Allocator;
+pub(crate) use guard::{Guard, Load};
+pub(crate) use limit::default_limit;
+use query::Source;
+pub(crate) use query::{Figures, QueryMemory};
+
+use crate::config::MemoryPoolKind;
+
+/// The memory that all queries share.
+#[derive(Debug, Clone)]
+pub(crate) enum Memory {
+    /// Our budget.
+    Fair(Arc<Budget>),
+    /// A pool of DataFusion's as it is: no grants, and nothing beside it is counted.
+    Stock { pool: Arc<dyn MemoryPool>, limit: u64 },
+}
+
+impl Memory {
+    /// `limit` bytes, shared as `kind` says.
+    pub(crate) fn new(kind: MemoryPoolKind, limit: u64) -> Self {
+        let bytes = usize::try_from(limit).unwrap_or(usize::MAX);
+        match kind {
+            MemoryPoolKind::Fair => Self::Fair(Budget::new(limit)),
+            MemoryPoolKind::DatafusionFair => Self::Stock { pool: Arc::new(FairSpillPool::new(bytes)), limit },
+            MemoryPoolKind::Greedy => Self::Stock { pool: Arc::new(GreedyMemoryPool::new(bytes)), limit },
+        }
+    }
+
+    /// Bytes that queries may hold.
+    pub(crate) fn limit(&self) -> u64 {
+        match self {
+            Self::Fair(budget) => budget.limit(),
+            Self::Stock { limit, .. } => *limit,
+        }
+    }
+
+    /// Bytes that queries hold.
+    pub(crate) fn held(&self) -> u64 {
+        match self {
+            Self::Fair(budget) => budget.held(),
+            Self::Stock { pool, .. } => pool.reserved() as u64,
+        }
+    }
+
+    /// Bytes that a new query could be granted.
+    pub(crate) fn free(&self) -> u64 {
+        match self {
+            Self::Fair(budget) => budget.free(),
+            Self::Stock { limit, .. } => *limit,
+        }
+    }
+
+    /// Calls `freed` whenever a query has given back what it held.
+    pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
+        if let Self::Fair(budget) = self {
+            budget.on_freed(freed);
+        }
+    }
+
+    /// Whether what DataFusion does not count is reserved as well.
+    pub(crate) fn counts_all(&self) -> bool {
+        matches!(self, Self::Fair(_))
+    }
+
+    /// Memory for a query: `grant` bytes that are set aside now, and up to `limit`, of which `floor` for each operator
+    /// that can spill. `None` while there are not as many.
+    pub(crate) fn try_query(&self, claim: &Claim, grant: u64, limit: u64, floor: u64) -> Option<Arc<QueryMemory>> {
+        let source = match self {
+            Self::Fair(budget) => Source::Budget(budget.try_grant(claim, grant)?),
+            Self::Stock { pool, .. } => Source::Stock(Arc::clone(pool)),
+        };
+        Some(QueryMemory::new(source, limit, floor))
+    }
+}
+
+/// Out of memory, said so that DataFusion does not take it as a request to spill.
+#[derive(Debug, thiserror::Error)]
+#[error("not enough memory for a join without an equality: {0}; hint: raise engine.memory_limit, or join fewer rows")]
+pub(crate) struct Refused(String);
+
+/// The error for a consumer that asks for too much.
+///
+/// DataFusion 55.2 answers ResourcesExhausted to a nested loop join by spilling its build side, and that
+/// path loses rows (apache/datafusion#24745). Any other error makes the query fail instead.
+fn refused(reservation: &MemoryReservation, text: String) -> DataFusionError {
+    if reservation.consumer().name().starts_with("NestedLoopJoinLoad[") {
+        DataFusionError::External(Box::new(Refused(text)))
+    } else {
+        DataFusionError::ResourcesExhausted(text)
+    }
+}
+
+/// Whether `error` says that memory was refused, and less of it could do.
+pub(crate) fn is_refusal(error: &DataFusionError) -> bool {
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(_) => true,
+        DataFusionError::External(error) => error.is::<Refused>(),
+        _ => false,
+    }
+}
+
+/// What a query that was ended for the sake of all others is told.
+pub(crate) fn shed_text(held: u64, limit: u64) -> String {
+    format!(
+        "the server came close to its memory limit of {} and ended the largest query, which held {}; \
+         hint: run it when less runs, or raise engine.memory_limit",
+        ByteSize(limit),
+        ByteSize(held)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::execution::memory_pool::MemoryConsumer;
+    use updraft_auth::Principal;
+
+    use super::*;
+
+    #[test]
+    fn a_nested_loop_join_is_not_told_to_spill() {
+        let claim = Claim { principal: Principal::new("a"), priority: 1, principal_limit: u64::MAX, shares: true };
+        for kind in [MemoryPoolKind::Fair, MemoryPoolKind::DatafusionFair, MemoryPoolKind::Greedy] {
+            let memory = Memory::new(kind, 1000);
+            let pool: Arc<dyn MemoryPool> = memory.try_query(&claim, 10, 1000, 10).expect("it fits");
+            let join = MemoryConsumer::new("NestedLoopJoinLoad[0]").register(&pool);
+            let sort = MemoryConsumer::new("ExternalSorter[0]").with_can_spill(true).register(&pool);
+            let join_error = join.try_grow(2000).expect_err("more than the pool");
+            let sort_error = sort.try_grow(2000).expect_err("more than the pool");
+            assert!(!matches!(join_error.find_root(), DataFusionError::ResourcesExhausted(_)), "{join_error}");
+            assert!(matches!(sort_error.find_root(), DataFusionError::ResourcesExhausted(_)), "{sort_error}");
+            assert!(is_refusal(&join_error) && is_refusal(&sort_error));
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! The memory of one query: a DataFusion pool that takes from the shared budget.
+//!
+//! It says what the query uses, what it used at most, and caps it. Within the query, operators that can spill
+//! share its room: while there is plenty as they come, then each up to an equal part; and together they leave
+//! some to those that cannot, such as the merge of what was spilled.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytesize::ByteSize;
+use datafusion::common::Result;
+use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
+use parking_lot::Mutex;
+
+use super::budget::Grant;
+use super::overhead::overhead;
+use super::refused;
+
+/// Of a query's room, what operators that can spill leave to those that cannot: one part in this many.
+const HEADROOM: u64 = 5;
+/// Of what operators that can spill may have, the part that is first come, first served. Of the rest, each may have
+/// its equal part.
+const FIRST_COME: (u64, u64) = (3, 4);
+/// How many of the largest operators a refusal names.
+const NAMED: usize = 3;
+
+/// Where a query's memory comes from.
+#[derive(Debug)]
+pub(crate) enum Source {
+    /// Our budget.
+    Budget(Grant),
+    /// A pool of DataFusion's, shared by all queries.
+    Stock(Arc<dyn MemoryPool>),
+}
+
+/// The memory of one query.
+#[derive(Debug)]
+pub(crate) struct QueryMemory {
+    source: Source,
+    limit: u64,
+    /// What each operator that can spill may have, whatever the others have: without its first batches it could
+    /// not even start to spill.
+    floor: u64,
+    state: Mutex<State>,
+    figures: Arc<Figures>,
+}
+
+/// What a query uses, for those who look on: holding it holds no memory.
+#[derive(Debug, Default)]
+pub(crate) struct Figures {
+    used: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl Figures {
+    /// Bytes in use.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were in use at a time.
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used: u64,
+    /// Of what is used, what can be spilled.
+    spillable: u64,
+    /// By consumer id.
+    consumers: HashMap<usize, Consumer>,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    name: String,
+    usage: Usage,
+}
+
+/// What an operator has.
+#[derive(Debug, Clone, Copy)]
+struct Usage {
+    can_spill: bool,
+    /// Bytes it says it has.
+    said: u64,
+    /// Bytes it is charged.
+    charged: u64,
+    /// Real bytes per said byte, as a fraction.
+    overhead: (u64, u64),
+    /// It was refused memory before, and is of a kind that cannot spill what it reads back.
+    has_spilled: bool,
+}
+
+impl Usage {
+    /// With `said` bytes.
+    fn with(self, said: u64) -> Self {
+        let (numerator, denominator) = self.overhead;
+        Self { said, charged: said.saturating_mul(numerator) / denominator.max(1), ..self }
+    }
+}
+
+impl QueryMemory {
+    /// At most `limit` bytes of `source`, and at least `floor` for each operator that can spill, if there are so many.
+    pub(crate) fn new(source: Source, limit: u64, floor: u64) -> Arc<Self> {
+        let figures = Arc::default();
+        Arc::new(Self { source, limit, floor, state: Mutex::default(), figures })
+    }
+
+    /// What it uses, to look at while and after it runs.
+    pub(crate) fn figures(&self) -> &Arc<Figures> {
+        &self.figures
+    }
+
+    /// The most it could use at this moment.
+    pub(crate) fn room(&self) -> u64 {
+        match &self.source {
+            Source::Budget(grant) => grant.room().min(self.limit),
+            Source::Stock(_) => self.limit,
+        }
+    }
+
+    fn put(&self, state: &mut State, id: usize, usage: Usage) {
+        let Some(consumer) = state.consumers.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut consumer.usage, usage).charged;
+        state.used = state.used - before + usage.charged;
+        if usage.can_spill {
+            state.spillable = state.spillable - before + usage.charged;
+        }
+        self.figures.used.store(state.used, Ordering::Relaxed);
+        self.figures.peak.fetch_max(state.used, Ordering::Relaxed);
+    }
+
+    /// What was given or allocated already: counted, whatever the bounds.
+    fn settle(&self, reservation: &MemoryReservation, said: impl FnOnce(u64) -> u64) {
+        let mut state = self.state.lock();
+        let id = reservation.consumer().id();
+        let Some(usage) = state.usage(id) else { return };
+        self.put(&mut state, id, usage.with(said(usage.said)));
+        if let Source::Budget(grant) = &self.source {
+            grant.hold_anyway(state.used);
+        }
+    }
+
+    /// Whether an operator that can spill may go from `before` to `after`.
+    fn fair(&self, state: &State, before: Usage, after: Usage) -> Result<(), String> {
+        let room = self.room().saturating_sub(state.used - state.spillable);
+        let usable = room - room / HEADROOM;
+        let spillers = || state.consumers.values().map(|consumer| consumer.usage).filter(|usage| usage.can_spill);
+        let all = spillers().count().max(1) as u64;
+        let floor = self.floor.min(usable / all);
+        if after.charged <= floor {
+            return Ok(());
+        }
+        let missing = |usage: Usage| floor.saturating_sub(usage.charged);
+        let kept = spillers().map(missing).sum::<u64>().saturating_sub(missing(before));
+        let spillable = state.spillable - before.charged + after.charged + kept;
+        if spillable > usable {
+            return Err(format!(
+                "operators that spill may have {} of the query's {}",
+                ByteSize(usable),
+                ByteSize(room)
+            ));
+        }
+        let active = spillers().filter(|usage| usage.said > 0).count() as u64 + u64::from(before.said == 0);
+        let share = usable / active.max(1);
+        if after.charged > share && spillable > usable / FIRST_COME.1 * FIRST_COME.0 {
+            return Err(format!("its share of the query's {} is {}", ByteSize(room), ByteSize(share)));
+        }
+        Ok(())
+    }
+
+    fn refusal(&self, state: &State, reservation: &MemoryReservation, more: usize, why: &str) -> String {
+        let mut largest: Vec<_> = state.consumers.values().filter(|one| one.usage.charged > 0).collect();
+        largest.sort_unstable_by_key(|one| std::cmp::Reverse(one.usage.charged));
+        let named = largest.iter().take(NAMED).map(|one| format!("{} {}", one.name, ByteSize(one.usage.charged)));
+        format!(
+            "{} asks for {} more; the query uses {} of at most {} ({}); {why}",
+            reservation.consumer().name(),
+            ByteSize(more as u64),
+            ByteSize(state.used),
+            ByteSize(self.limit),
+            named.collect::<Vec<_>>().join(", "),
+        )
+    }
+}
+
+/// Whether the operator of this name goes on under the same name when it reads back what it has spilled, and
+/// cannot spill that again.
+fn reads_back_alone(consumer: &str) -> bool {
+    consumer.contains("HashAggregateStream[") || consumer.starts_with("OrderedFinalAggregateStream[")
+}
+
+impl State {
+    fn usage(&self, id: usize) -> Option<Usage> {
+        self.consumers.get(&id).map(|consumer| consumer.usage)
+    }
+}
+
+impl fmt::Display for QueryMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "query: {} of at most {}", ByteSize(self.figures.used()), ByteSize(self.limit))
+    }
+}
+
+impl MemoryPool for QueryMemory {
+    fn name(&self) -> &str {
+        "query"
+    }
+
+    fn register(&self, consumer: &MemoryConsumer) {
+        let overhead = match &self.source {
+            Source::Budget(_) => overhead(consumer.name()),
+            Source::Stock(pool) => {
+                pool.register(consumer);
+                (1, 1)
+            }
+        };
+        // An exchange holds little, and what it spills it reads back one batch at a time: it goes last.
+        let can_spill = consumer.can_spill() && !consumer.name().starts_with("RepartitionExec[");
+        let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false };
+        self.state.lock().consumers.insert(consumer.id(), Consumer { name: consumer.name().to_owned(), usage });
+    }
+
+    fn unregister(&self, consumer: &MemoryConsumer) {
+        self.state.lock().consumers.remove(&consumer.id());
+        if let Source::Stock(pool) = &self.source {
+            pool.unregister(consumer);
+        }
+    }
+
+    fn grow(&self, reservation: &MemoryReservation, additional: usize) {
+        self.settle(reservation, |said| said + additional as u64);
+        if let Source::Stock(pool) = &self.source {
+            pool.grow(reservation, additional);
+        }
+    }
+
+    fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
+        self.settle(reservation, |said| said.saturating_sub(shrink as u64));
+        if let Source::Stock(pool) = &self.source {
+            pool.shrink(reservation, shrink);
+        }
+    }
+
+    fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        let mut state = self.state.lock();
+        let id = reservation.consumer().id();
+        let before = state.usage(id).expect("a reservation keeps its consumer registered");
+        let after = before.with(before.said + additional as u64);
+        let used = state.used - before.charged + after.charged;
+        let granted = if used > self.limit {
+            Err("that is query_memory_limit".to_owned())
+        } else {
+            match &self.source {
+                Source::Budget(grant) => {
+                    // With nothing to spill it would fail, and so would one that reads back what it has spilled.
+                    let gives_way = after.can_spill && before.said > 0 && !before.has_spilled;
+                    let fair = if gives_way { self.fair(&state, before, after) } else { Ok(()) };
+                    fair.and_then(|()| grant.hold(used, gives_way).map_err(|refusal| refusal.to_string()))
+                }
+                Source::Stock(pool) => pool.try_grow(reservation, additional).map_err(|error| error.strip_backtrace()),
+            }
+        };
+        match granted {
+            Ok(()) => {
+                self.put(&mut state, id, after);
+                Ok(())
+            }
+            Err(why) => {
+                let text = self.refusal(&state, reservation, additional, &why);
+                let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
+                self.put(&mut state, id, Usage { has_spilled, ..before });
+                Err(refused(reservation, text))
+            }
+        }
+    }
+
+    fn reserved(&self) -> usize {
+        usize::try_from(self.figures.used()).unwrap_or(usize::MAX)
+    }
+
+    fn memory_limit(&self) -> MemoryLimit {
+        MemoryLimit::Finite(usize::try_from(self.limit).unwrap_or(usize::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::budget::{Budget, Claim};
+    use super::*;
+    use updraft_auth::Principal;
+
+    fn query(budget: &Arc<Budget>, grant: u64, limit: u64) -> (Arc<QueryMemory>, Arc<dyn MemoryPool>) {
+        let claim = Claim { principal: Principal::new("a"), priority: 10, principal_limit: u64::MAX, shares: true };
+        let grant = budget.try_grant(&claim, grant).expect("it fits");
+        let memory = QueryMemory::new(Source::Budget(grant), limit, 100);
+        (Arc::clone(&memory), memory)
+    }
+
+    fn spiller(pool: &Arc<dyn MemoryPool>) -> MemoryReservation {
+        MemoryConsumer::new("test").with_can_spill(true).register(pool)
+    }
+
+    #[test]
+    fn a_query_takes_no_more_than_its_limit_and_gives_all_back() {
+        let budget = Budget::new(1000);
+        let (memory, pool) = query(&budget, 50, 100);
+        let reservation = MemoryConsumer::new("test").register(&pool);
+        reservation.try_grow(100).expect("the last byte of the limit");
+        let error = reservation.try_grow(1).expect_err("one more").to_string();
+        assert!(error.contains("query_memory_limit"), "{error}");
+        assert_eq!((memory.figures.used(), budget.held()), (100, 100));
+        reservation.shrink(80);
+        assert_eq!(
+            (memory.figures.used(), memory.figures.peak(), budget.held()),
+            (20, 100, 50),
+            "the grant stays held"
+        );
+        drop((reservation, pool, memory));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn what_spills_leaves_room_to_what_cannot() {
+        let budget = Budget::new(1000);
+        let (_memory, pool) = query(&budget, 0, 1000);
+        let sort = spiller(&pool);
+        sort.try_grow(100).expect("its first batch");
+        assert!(sort.try_grow(701).is_err());
+        sort.try_grow(700).expect("four fifths");
+        let merge = MemoryConsumer::new("merge").register(&pool);
+        merge.try_grow(200).expect("what is left for it");
+    }
+
+    #[test]
+    fn a_late_operator_starts_and_the_early_one_gives_way() {
+        let budget = Budget::new(1000);
+        let (_memory, pool) = query(&budget, 0, 1000);
+        let early = spiller(&pool);
+        early.try_grow(800).expect("alone it may have all that spills");
+        let late = spiller(&pool);
+        late.try_grow(50).expect("its first batch");
+        late.try_grow(50).expect("its second");
+        assert!(early.try_grow(1).is_err(), "it is over its share now, and spills");
+        early.free();
+        late.try_grow(300).expect("its half");
+        early.try_grow(400).expect("the other half");
+        early.shrink(300);
+        late.try_grow(1).expect("there is plenty");
+    }
+
+    #[test]
+    fn every_operator_has_its_first_batches() {
+        let budget = Budget::new(1000);
+        let (_memory, pool) = query(&budget, 0, 1000);
+        let sorts: Vec<_> = (0..4).map(|_| spiller(&pool)).collect();
+        sorts[0].try_grow(500).expect("what is not kept for the others");
+        assert!(sorts[0].try_grow(1).is_err());
+        for sort in &sorts[1..] {
+            sort.try_grow(50).expect("its first batch");
+            sort.try_grow(50).expect("its second");
+        }
+        assert!(sorts[1].try_grow(1).is_err());
+    }
+
+    #[test]
+    fn an_aggregate_that_has_spilled_may_have_what_is_left() {
+        let budget = Budget::new(1500);
+        let (_memory, pool) = query(&budget, 0, 1500);
+        let aggregate = MemoryConsumer::new("FinalHashAggregateStream[0]").with_can_spill(true).register(&pool);
+        aggregate.try_grow(600).expect("it is charged half as much again");
+        assert!(aggregate.try_grow(300).is_err(), "four fifths are 1200");
+        aggregate.free();
+        aggregate.try_grow(900).expect("it reads back what it has spilled");
+    }
+
+    #[test]
+    fn what_cannot_be_refused_is_counted() {
+        let budget = Budget::new(1000);
+        let (memory, pool) = query(&budget, 0, 100);
+        let bitmap = MemoryConsumer::new("bitmap").register(&pool);
+        bitmap.grow(1500);
+        assert_eq!((memory.figures.used(), budget.held(), budget.free()), (1500, 1500, 0));
+        bitmap.free();
+        assert_eq!(budget.free(), 1000);
+    }
+
+    #[test]
+    fn stock_pools_decide_for_themselves() {
+        let shared: Arc<dyn MemoryPool> = Arc::new(datafusion::execution::memory_pool::GreedyMemoryPool::new(1000));
+        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, 0);
+        let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
+        let (first, second) = (spiller(&pool), spiller(&pool));
+        first.try_grow(900).expect("up to the query's limit");
+        assert!(second.try_grow(1).is_err());
+        assert_eq!((shared.reserved(), memory.figures.used()), (900, 900));
+        first.free();
+        assert_eq!((shared.reserved(), memory.figures.used(), memory.figures.peak()), (0, 0, 900));
+    }
+}
