@@ -1,0 +1,1 @@
+"""One module per question. Each has `run(arguments) -> figures`: a dict that goes into the JSON file as it is."""
