@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::Error;
 
 /// How long a query works before it gives way. A small query waits about this long for each heavy one.
-const SLICE: Duration = Duration::from_millis(5);
+const SLICE: Duration = Duration::from_millis(1);
 
 /// Operators whose output is not bounded by a few times their input, or that give it long after their input
 /// has ended.

@@ -19,6 +19,10 @@ use updraft_auth::Principal;
 /// Above this share of the limit, what can be spilled is held to its fair share.
 const CROWDED: f64 = 0.8;
 
+/// The part of the limit that what can be spilled leaves free: the grant of a small query is there at once, and need
+/// not wait until a large one spills.
+const KEPT_FREE: u64 = 8;
+
 /// What can let go of memory when queries need it, such as a cache.
 pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
     /// Lets go of up to `bytes`; returns how many it let go of.
@@ -234,7 +238,7 @@ impl Grant {
     pub(crate) fn room(&self) -> u64 {
         let state = self.budget.state.lock();
         let held = self.held();
-        let free = held + self.budget.free_of(&state);
+        let free = held + self.budget.free_of(&state).saturating_sub(self.budget.limit / KEPT_FREE);
         let room = free.min(self.share(&state).max(held));
         room.min(self.claim.principal_limit).max(self.bytes)
     }
@@ -271,6 +275,9 @@ impl Grant {
             let limit = self.claim.principal_limit;
             if state.parties.get(&self.claim.principal).is_some_and(|party| party.held + more > limit) {
                 return Err(Refusal::Principal { limit });
+            }
+            if can_spill && free - more < self.budget.limit / KEPT_FREE {
+                return Err(Refusal::Full { free: free.saturating_sub(self.budget.limit / KEPT_FREE) });
             }
             let crowded = (free - more) as f64 <= self.budget.limit as f64 * (1.0 - CROWDED);
             let share = self.share(&state);
@@ -349,14 +356,15 @@ mod tests {
     fn shares_are_between_principals_and_then_between_their_queries() {
         let budget = Budget::new(1200);
         let one = budget.try_grant(&claim("a"), 0).expect("it fits");
-        one.hold(1200, true).expect("alone it may have all");
+        assert_eq!(one.hold(1051, true), Err(Refusal::Full { free: 1050 }), "an eighth is left to newcomers");
+        one.hold(1050, true).expect("alone it may have all the rest");
         one.hold(0, true).expect("it lets go");
         let two: Vec<_> = (0..2).map(|_| budget.try_grant(&claim("b"), 0).expect("it fits")).collect();
         assert_eq!(one.hold(1000, true), Err(Refusal::OverShare { share: 600 }));
         one.hold(600, true).expect("half for each principal");
-        assert_eq!(two[0].hold(500, true), Err(Refusal::OverShare { share: 300 }));
+        assert_eq!(two[0].hold(400, true), Err(Refusal::OverShare { share: 300 }));
         two[0].hold(300, true).expect("half of a half");
-        two[1].hold(300, true).expect("half of a half");
+        two[1].hold(150, true).expect("what is left");
         two[0].hold(0, true).expect("it lets go");
         two[1].hold(600, false).expect("what cannot spill takes what is free");
     }

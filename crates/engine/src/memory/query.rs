@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn what_spills_leaves_room_to_what_cannot() {
-        let budget = Budget::new(1000);
+        let budget = Budget::new(1200);
         let (_memory, pool) = query(&budget, 0, 1000);
         let sort = spiller(&pool);
         sort.try_grow(100).expect("its first batch");
@@ -338,7 +338,7 @@ mod tests {
 
     #[test]
     fn a_late_operator_starts_and_the_early_one_gives_way() {
-        let budget = Budget::new(1000);
+        let budget = Budget::new(1200);
         let (_memory, pool) = query(&budget, 0, 1000);
         let early = spiller(&pool);
         early.try_grow(800).expect("alone it may have all that spills");
