@@ -19,9 +19,10 @@ const LOOK_BUSY: Duration = Duration::from_millis(10);
 const LOOK_IDLE: Duration = Duration::from_millis(100);
 /// What the process has without any query: code's data, connections, caches of metadata.
 const BASE_MIN: u64 = 64 << 20;
-/// How far past the budget memory may be for a moment before a query is ended for it: this share of it, and this much.
+/// How far past the budget memory may be before a query is ended for it: one part in this many, and this much. By then
+/// operators have spilled for a while, as nothing is free.
 const TOLERATED_SHARE: u64 = 20;
-const TOLERATED: u64 = 48 << 20;
+const TOLERATED: u64 = 64 << 20;
 /// The share of a cgroup's limit that is left: above it a query is ended.
 const CGROUP_LEFT: u64 = 16;
 /// Free pages are given back when resident memory is this much above live memory, and at most this often.
@@ -155,7 +156,7 @@ impl Guard {
             reclaim: over,
             pause: over > 0 || near_the_kernel,
             purge: reading.resident > reading.allocated + PURGE_ABOVE,
-            end_largest: over > TOLERATED.max(limit / TOLERATED_SHARE)
+            end_largest: over > TOLERATED + limit / TOLERATED_SHARE
                 || (near_the_kernel && reading.resident <= reading.allocated + PURGE_ABOVE),
         }
     }
@@ -200,8 +201,9 @@ mod tests {
         assert_eq!(judge(700, 750, None, 500), Verdict { unaccounted: 100 * MIB, ..fine });
         let pressed = Verdict { unaccounted: 20 * MIB, reclaim: 20 * MIB, pause: true, ..fine };
         assert_eq!(judge(1120, 1150, None, 1000), pressed);
-        let over = Verdict { unaccounted: 60 * MIB, reclaim: 60 * MIB, pause: true, end_largest: true, ..fine };
-        assert_eq!(judge(1160, 1200, None, 1000), over);
+        let over = Verdict { unaccounted: 115 * MIB, reclaim: 115 * MIB, pause: true, end_largest: true, ..fine };
+        assert_eq!(judge(1215, 1250, None, 1000), over);
+        assert!(!judge(1214, 1250, None, 1000).end_largest);
         assert_eq!(judge(500, 700, None, 400), Verdict { purge: true, ..fine }, "free pages are given back");
         assert_eq!(judge(500, 520, Some((900, 1000)), 400), fine);
         let near = Verdict { pause: true, end_largest: true, ..fine };
