@@ -28,6 +28,8 @@ const CGROUP_LEFT: u64 = 16;
 /// Free pages are given back when resident memory is this much above live memory, and at most this often.
 const PURGE_ABOVE: u64 = 96 << 20;
 const PURGE_EVERY: Duration = Duration::from_millis(200);
+/// All free pages are given back once nothing has run for this long.
+const REST: Duration = Duration::from_secs(1);
 /// How long a query that was ended has to let go before the next is ended.
 const LETTING_GO: Duration = Duration::from_millis(500);
 
@@ -103,6 +105,8 @@ impl Guard {
     /// Looks until `load` is gone.
     pub(crate) fn watch(self, load: &dyn Fn() -> Option<Arc<dyn Load>>) {
         let (mut paused, mut purged, mut ended) = (false, None, None);
+        // When the last query ended, until free pages were given back after it.
+        let mut rests_since = None;
         let due = |last: Option<Instant>, every| last.is_none_or(|at: Instant| at.elapsed() >= every);
         while let Some(load) = load() {
             let busy = load.running() > 0;
@@ -128,7 +132,12 @@ impl Guard {
                     budget.nobody_waits();
                 }
             }
-            if verdict.purge && due(purged, PURGE_EVERY) {
+            if busy {
+                rests_since = Some(Instant::now());
+            }
+            let rests = rests_since.is_some_and(|since| since.elapsed() >= REST);
+            if rests || (verdict.purge && due(purged, PURGE_EVERY)) {
+                rests_since = rests_since.filter(|_| !rests);
                 self.allocator.purge();
                 purged = Some(Instant::now());
             }
