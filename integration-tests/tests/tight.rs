@@ -73,6 +73,7 @@ fn queries() -> Vec<(String, String)> {
 }
 
 #[test]
+#[ignore = "takes minutes: cargo test -p integration-tests --test tight -- --ignored"]
 fn a_tenth_of_the_data_is_memory_enough() {
     support::run(async {
         let data = tempfile::tempdir().unwrap();
