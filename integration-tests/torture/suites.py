@@ -20,13 +20,9 @@ ALL = {
 }
 # Stock pools are compared where they differ; the rest of the server is the same.
 COMPARED = {"random", "tenth", "concurrent", "partitions", "small"}
-SLICE = {
-    "random": {"queries": 200, "clients": 6, "scale": 0.02, "budget": size("128MiB")},
-    "concurrent": {"scale": 0.02, "budget": size("128MiB")},
-    "cancel": {"queries": 30, "scale": 0.1, "budget": size("256MiB")},
-}
+# Timings of a binary that is not optimised say little, so the slice has none: it looks for deaths, wrong answers, memory.
+SLICE = {"random": {"queries": 120, "clients": 6, "scale": 0.02, "budget": size("128MiB")}}
 FINISHED_MIN = 0.95
-CANCEL_MAX_MS = 2000
 
 
 def varied(arguments, experiment, pool, **changes):
@@ -57,11 +53,7 @@ def slice(arguments, run):  # noqa: A001
     for experiment, changes in SLICE.items():
         result = run(varied(arguments, experiment, arguments.pool, **changes))
         figures = result["figures"]
-        if experiment == "cancel" and "death" not in figures:
-            # Times of a binary that is not optimised say little; that everything is released does.
-            problems += [f"all is released only {figures['all']['max_ms']:.0f} ms after a cancel"] if figures["all"]["max_ms"] > CANCEL_MAX_MS else []
-        else:
-            problems += broken(result)
+        problems += broken(result)
         if experiment == "random" and "death" not in figures and figures["verdicts"]["ok"] < FINISHED_MIN * figures["statements"]:
             problems.append(f"of random queries only {figures['verdicts']['ok']} of {figures['statements']} finish")
     return told(problems)
