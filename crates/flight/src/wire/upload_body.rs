@@ -108,17 +108,19 @@ where
         }
         self.buffer("validity", if nulls > 0 { length.div_ceil(8) } else { 0 })?;
         match data_type {
-            DataType::Boolean => self.buffer("values", length.div_ceil(8))?,
+            DataType::Boolean => {
+                self.buffer("values", length.div_ceil(8))?;
+            }
             DataType::Utf8 | DataType::Binary => {
-                self.buffer("offsets", offsets_bytes(length, 4)?)?;
+                self.numbers("offsets", offsets(length), 4)?;
                 self.buffer("data", 0)?;
             }
             DataType::LargeUtf8 | DataType::LargeBinary => {
-                self.buffer("offsets", offsets_bytes(length, 8)?)?;
+                self.numbers("offsets", offsets(length), 8)?;
                 self.buffer("data", 0)?;
             }
             DataType::Utf8View | DataType::BinaryView => {
-                self.buffer("views", product(length, 16)?)?;
+                self.numbers("views", length, 16)?;
                 let count = self.variadic.next().ok_or_else(|| invalid("a view column without its buffer count"))?;
                 // A count beyond the buffers that are there ends the loop at the first one missing.
                 for _ in 0..u64::try_from(count).map_err(|_| invalid("a negative buffer count"))? {
@@ -126,11 +128,11 @@ where
                 }
             }
             DataType::List(item) | DataType::Map(item, _) => {
-                self.buffer("offsets", offsets_bytes(length, 4)?)?;
+                self.numbers("offsets", offsets(length), 4)?;
                 self.column(item.data_type())?;
             }
             DataType::LargeList(item) => {
-                self.buffer("offsets", offsets_bytes(length, 8)?)?;
+                self.numbers("offsets", offsets(length), 8)?;
                 self.column(item.data_type())?;
             }
             DataType::FixedSizeList(item, size) => {
@@ -156,7 +158,7 @@ where
             }
             DataType::Dictionary(key, _) => {
                 let width = key.primitive_width().ok_or_else(|| invalid("keys that are not integers"))?;
-                self.buffer("keys", product(length, width)?)?;
+                self.numbers("keys", length, width)?;
             }
             other => {
                 let width = other.primitive_width().ok_or_else(|| invalid(format!("a column of type {other}")))?;
@@ -166,8 +168,17 @@ where
         Ok(length)
     }
 
-    /// Checks the next buffer: inside the body, and at least `bytes_min` long once decompressed.
-    fn buffer(&mut self, what: &str, bytes_min: usize) -> Result<(), UploadError> {
+    /// Checks the next buffer as one of `count` or more numbers, all of `width` bytes.
+    fn numbers(&mut self, what: &str, count: usize, width: usize) -> Result<(), UploadError> {
+        let bytes = self.buffer(what, product(count, width)?)?;
+        if bytes % width != 0 {
+            return Err(invalid(format!("{what} buffer of {bytes} bytes, which are not whole numbers of {width}")));
+        }
+        Ok(())
+    }
+
+    /// Checks the next buffer: inside the body, and at least `bytes_min` long once decompressed. Returns that length.
+    fn buffer(&mut self, what: &str, bytes_min: usize) -> Result<usize, UploadError> {
         let buffer = self.buffers.next().ok_or_else(|| invalid("fewer buffers than the columns have"))?;
         let (offset, length) = (usize::try_from(buffer.offset()), usize::try_from(buffer.length()));
         let (Ok(offset), Ok(length)) = (offset, length) else {
@@ -186,7 +197,7 @@ where
         if decoded < bytes_min {
             return Err(invalid(format!("{what} buffer of {decoded} bytes where {bytes_min} are needed")));
         }
-        Ok(())
+        Ok(decoded)
     }
 }
 
@@ -194,9 +205,9 @@ fn product(count: usize, width: usize) -> Result<usize, UploadError> {
     count.checked_mul(width).ok_or(UploadError::TooLarge { what: "number of values" })
 }
 
-/// An array without values may leave its offsets out.
-fn offsets_bytes(length: usize, width: usize) -> Result<usize, UploadError> {
-    if length == 0 { Ok(0) } else { product(length + 1, width) }
+/// Offsets of `length` values: an array without values may leave them out.
+fn offsets(length: usize) -> usize {
+    if length == 0 { 0 } else { length + 1 }
 }
 
 /// Bytes of a compressed buffer after decompression, known to be right for LZ4 and known to be an upper bound for

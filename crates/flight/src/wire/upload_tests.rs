@@ -286,7 +286,14 @@ fn bent_batches_are_refused() {
     check(text.clone(), texts([0, -1, 2], b"ab"), "ffset");
     check(text.clone(), texts([0, 2, 1], b"ab"), "ffset");
     check(text.clone(), texts([0, 1, 3], b"ab"), "ffset");
-    check(text, texts([0, 1, i32::MAX], b"ab"), "ffset");
+    check(text.clone(), texts([0, 1, i32::MAX], b"ab"), "ffset");
+    let cut = |length: i64| {
+        let mut batch = texts([0, 1, 2], b"ab");
+        batch.buffers[1] = (0, length);
+        batch
+    };
+    check(text.clone(), cut(11), "offsets buffer of 11 bytes where 12");
+    check(text, cut(13), "offsets buffer of 13 bytes, which are not whole numbers of 4");
 
     let list = DataType::List(Arc::new(Field::new("item", DataType::Null, true)));
     let lists = |offsets: [i32; 3], items: i64| Batch {
@@ -314,6 +321,8 @@ fn bent_batches_are_refused() {
     };
     check(DataType::Utf8View, view([20, 0, 0, 0]), "uffer");
     check(DataType::Utf8View, view([-1, 0, 0, 0]), "uffer");
+    let long = Batch { buffers: vec![(0, 0), (0, 17)], body: vec![0; 24], ..view([0; 4]) };
+    check(DataType::Utf8View, long, "views buffer of 17 bytes, which are not whole numbers of 16");
     check(DataType::Utf8View, Batch { variadic: None, ..view([0; 4]) }, "without its buffer count");
     check(DataType::Utf8View, Batch { variadic: Some(vec![-1]), ..view([0; 4]) }, "negative buffer count");
     check(DataType::Utf8View, Batch { variadic: Some(vec![i64::MAX]), ..view([0; 4]) }, "fewer buffers");
@@ -370,6 +379,12 @@ fn messages_out_of_place_are_refused() {
     refused(vec![dictionary.clone(), ints().dictionary(0, true)], "No existing dictionary");
     let keys = Batch { buffers: vec![(0, 0), (0, 2)], body: vec![0, 9], ..ints() };
     refused(vec![dictionary.clone(), ints().dictionary(0, false), keys.message()], "bad record batch");
+    let wide = schema_of(DataType::Dictionary(Box::new(DataType::Int16), Box::new(DataType::Int32)));
+    let keys_of_5 = Batch { buffers: vec![(0, 0), (0, 5)], body: vec![0; 8], ..ints() };
+    refused(
+        vec![wide, ints().dictionary(0, false), keys_of_5.message()],
+        "keys buffer of 5 bytes, which are not whole",
+    );
     // No dictionary at all: only nulls may refer to it.
     refused(vec![dictionary, keys.message()], "bad record batch");
 }
