@@ -207,11 +207,9 @@ impl Fitted {
             Effort::Careful => engine.config().spill_merge_fan_in.min(CAREFUL_FAN_IN),
         };
         let fan_in = self.footprint.merge_fan_in(room, fan_in);
-        let mut state = self.state.clone();
-        let options = state.config_mut().options_mut();
-        let reservation = &mut options.execution.sort_spill_reservation_bytes;
-        *reservation = self.footprint.sort_reservation(room).min(*reservation);
-        let context = engine.task_context(&state, memory, spill.disk_manager().with_max_spill_merge_fan_in(fan_in))?;
+        let sort_reservation = self.footprint.sort_reservation(room);
+        let spills = spill.disk_manager().with_max_spill_merge_fan_in(fan_in);
+        let context = engine.task_context(&self.state, memory, spills, sort_reservation)?;
         run.attempt(Attempt {
             queue_time: permit.waited(),
             partitions: self.shape.partitions,

@@ -17,6 +17,7 @@
 //! | `session`, `prepared` | the only state kept for a client, bounded and expiring |
 //! | `cooperate` | operators give way to other queries, and end when theirs was cancelled |
 //! | `interrupt` | a join that gives nothing can be cancelled too |
+//! | `passing` | what nodes that pass rows on have in common |
 //! | `fit` | plans that live within their memory |
 //! | `memory` | one budget for all queries, and what each uses of it |
 //! | `spill` | where queries spill, how much they may, and what is checked when it is read |
@@ -38,6 +39,7 @@ mod memory;
 mod names;
 mod options;
 mod params;
+mod passing;
 mod plan;
 mod prepared;
 mod query;

@@ -75,18 +75,23 @@ impl Engine {
         state
     }
 
-    /// What a run of a query executes with: the shared runtime, with memory and spill space of its own.
+    /// What a run of a query executes with: the shared runtime, with memory and spill space of its own, of which each
+    /// sort sets `sort_reservation` bytes aside, or what the operator said if that is less.
     pub(crate) fn task_context(
         &self,
         state: &SessionState,
         memory: Arc<QueryMemory>,
         spill: DiskManagerBuilder,
+        sort_reservation: usize,
     ) -> Result<Arc<TaskContext>, Error> {
         let runtime = RuntimeEnvBuilder::from_runtime_env(self.template.runtime_env())
             .with_memory_pool(memory)
             .with_disk_manager_builder(spill)
             .build_arc()?;
-        Ok(Arc::new(TaskContext::from(state).with_runtime(runtime)))
+        let mut config = state.config().clone();
+        let reservation = &mut config.options_mut().execution.sort_spill_reservation_bytes;
+        *reservation = sort_reservation.min(*reservation);
+        Ok(Arc::new(TaskContext::from(state).with_session_config(config).with_runtime(runtime)))
     }
 }
 

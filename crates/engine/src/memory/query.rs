@@ -145,7 +145,7 @@ impl QueryMemory {
         }
     }
 
-    /// Whether an operator that can spill may go from `before` to `after`.
+    /// Whether an operator that can spill, and has something to spill, may go from `before` to `after`.
     fn fair(&self, state: &State, before: Usage, after: Usage) -> Result<(), String> {
         let room = self.room().saturating_sub(state.used - state.spillable);
         let usable = room - room / HEADROOM;
@@ -165,7 +165,7 @@ impl QueryMemory {
                 ByteSize(room)
             ));
         }
-        let active = spillers().filter(|usage| usage.said > 0).count() as u64 + u64::from(before.said == 0);
+        let active = spillers().filter(|usage| usage.said > 0).count() as u64;
         let share = usable / active.max(1);
         if after.charged > share && spillable > usable / FIRST_COME.1 * FIRST_COME.0 {
             return Err(format!("its share of the query's {} is {}", ByteSize(room), ByteSize(share)));
