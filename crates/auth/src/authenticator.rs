@@ -247,7 +247,8 @@ impl State {
         let Some(checked) = user.or_else(|| self.decoy(name)).cloned() else {
             return self.failed(name, peer);
         };
-        let right = check(checked, password, worker).await?;
+        // Kept until the failure is counted: the next guess in the queue must find it.
+        let (right, _worker) = check(checked, password, worker).await?;
         match (user, fingerprint) {
             (Some(user), Some(fingerprint)) if right => {
                 self.throttle.succeeded(name, peer);
@@ -312,16 +313,16 @@ impl State {
     }
 }
 
-/// The slow part, off the runtime's threads. It keeps its permit to the end, also when nobody waits for it any more.
+/// The slow part, off the runtime's threads. It keeps its permit to the end, also when nobody waits for it any more,
+/// and gives it back with the answer.
 async fn check(
     user: Arc<StoredUser>,
     password: Zeroizing<String>,
     permit: OwnedSemaphorePermit,
-) -> Result<bool, Error> {
+) -> Result<(bool, OwnedSemaphorePermit), Error> {
     tokio::task::spawn_blocking(move || {
         let right = password::verify(&user.hash, &password);
-        drop(permit);
-        right
+        (right, permit)
     })
     .await
     .map_err(|_| Error::Internal { step: "checking a password" })
