@@ -28,7 +28,9 @@ use crate::error::Error;
 use crate::launch::{Fitted, Held, Turn, launch};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
-use crate::query::{Report, Run, RunGuard, Runs};
+use crate::plan_cache::Ready;
+use crate::query::{Report, ResultCacheUse, Run, RunGuard, Runs};
+use crate::result_cache::Asking;
 use crate::runtime::CpuRuntime;
 
 /// How long the other parts of a result may stay unclaimed after the first was claimed. What they would
@@ -279,11 +281,27 @@ pub(crate) async fn open(
         return Ok(claimed);
     }
     match &planned.work {
-        Work::Query(plan) => {
+        Work::Query(ready) => {
+            let (ready, schema) = (Arc::clone(ready), Arc::clone(&planned.schema));
+            let filling = match engine.results().ask(&planned, &ready) {
+                Asking::Hit(batches) => {
+                    run.result_cache(ResultCacheUse::Hit);
+                    let batches = stream::iter(batches.iter().cloned().map(Ok).collect::<Vec<_>>());
+                    return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
+                }
+                Asking::Miss(filling) => {
+                    run.result_cache(ResultCacheUse::Miss);
+                    Some(filling)
+                }
+                Asking::Off => None,
+            };
             // The client learns the columns at once, and waits for its turn only then.
-            let (plan, schema) = (plan.clone(), Arc::clone(&planned.schema));
-            let batches = async move { launch(&engine, &planned, &plan, &run).await.map_err(carried) };
-            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(batches).try_flatten())))
+            let batches = async move { launch(&engine, &planned, &ready, &run).await.map_err(carried) };
+            let batches = Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(batches).try_flatten()));
+            Ok(match filling {
+                Some(filling) => filling.watch(batches),
+                None => batches,
+            })
         }
         Work::Each { template, rows } => Ok(each(engine, Arc::clone(&planned), template.clone(), rows, run)),
         Work::Batch(batch) => {
@@ -346,9 +364,10 @@ fn each(
         let (engine, planned, run) = (Arc::clone(&engine), Arc::clone(&planned), Arc::clone(&run));
         let (state, template) = (Arc::clone(&state), template.clone());
         let values = params::values(&placeholders, &types, &batches[batch], row);
+        let values = values.map(|values| params::assigned(&placeholders, values));
         async move {
             let plan = state.optimize(&template.replace_params_with_values(&values?)?)?;
-            launch(&engine, &planned, &plan, &run).await
+            launch(&engine, &planned, &Ready::new(plan, None)?, &run).await
         }
     });
     let flat = runs.map_err(carried).try_flatten();

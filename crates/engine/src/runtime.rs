@@ -7,7 +7,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// Plans are trees, and are cloned and dropped by recursion. The limits on SQL text keep them below what
 /// fits in this; it is address space, of which only what is touched becomes memory.
-const STACK_BYTES: usize = 64 << 20;
+pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 /// A tokio runtime for work that computes. Shut down, without waiting, when dropped.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use updraft_engine::Engine;
+use updraft_engine::{CacheFigures, Engine};
 
 /// Whether the server takes queries: false until it listens and from the moment it drains.
 #[derive(Debug, Clone, Default)]
@@ -83,12 +83,19 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),
                 "spilled_bytes": engine.spilled(),
+                "plan_cache": cache(engine.plan_cache()),
+                "result_cache": cache(engine.result_cache()),
             });
             (StatusCode::OK, status.to_string())
         }
         None => (StatusCode::SERVICE_UNAVAILABLE, "{}".to_owned()),
     };
     (code, [(header::CONTENT_TYPE, "application/json")], body)
+}
+
+fn cache(figures: CacheFigures) -> serde_json::Value {
+    let CacheFigures { entries, bytes, hits, misses } = figures;
+    json!({ "entries": entries, "bytes": bytes, "hits": hits, "misses": misses })
 }
 
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {

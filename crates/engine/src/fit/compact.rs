@@ -16,7 +16,6 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::utils::memory::get_record_batch_memory_size;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::joins::{CrossJoinExec, NestedLoopJoinExec};
 use datafusion::physical_plan::sorts::sort::SortExec;
@@ -91,7 +90,7 @@ impl ExecutionPlan for CompactExec {
 }
 
 /// `batch`, or a copy of its rows when it keeps twice as much alive.
-fn compact(batch: RecordBatch) -> Result<RecordBatch> {
+pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
     let held = get_record_batch_memory_size(&batch);
     if held <= SLACK_BYTES || held <= 2 * batch.columns().iter().map(own_bytes).sum::<usize>() {
         return Ok(batch);

@@ -141,7 +141,7 @@ impl Budget {
         self.wanted.store(false, Ordering::Relaxed);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the hot tables' cache will be the first"))]
+    /// Asks `reclaimer` for memory from now on, after those that were added before.
     pub(crate) fn add_reclaimer(&self, reclaimer: Arc<dyn Reclaim>) {
         self.reclaimers.write().push(reclaimer);
     }
