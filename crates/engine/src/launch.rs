@@ -52,6 +52,8 @@ pub(crate) struct Fitted {
     footprint: Footprint,
     shape: Shape,
     effort: Effort,
+    /// What its operators look at.
+    cancel: CancellationToken,
 }
 
 /// What a run holds from its turn to its end.
@@ -68,7 +70,7 @@ impl fmt::Debug for Turn {
     }
 }
 
-/// The batches of `plan`. When memory is refused or taken away before the first of them, it is run once more, carefully.
+/// The batches of `plan`, which was `fitted`. When memory is refused or taken away before the first of them, it is run once more, carefully.
 ///
 /// # Errors
 /// What admission and DataFusion say.
@@ -76,12 +78,13 @@ pub(crate) async fn launch(
     engine: &Arc<Engine>,
     planned: &Planned,
     plan: &LogicalPlan,
+    fitted: Fitted,
     run: &Arc<Run>,
 ) -> Result<SendableRecordBatchStream, Error> {
-    let batches = match attempt(engine, planned, plan, run, Effort::Usual).await {
+    let batches = match attempt(engine, planned, fitted, run).await {
         Err(error) if error.is_refusal() && engine.memory().counts_all() && !run.cancel.is_cancelled() => {
             info!(query_id = %run.id, %error, "out of memory; trying once more with less at a time");
-            attempt(engine, planned, plan, run, Effort::Careful).await?
+            attempt(engine, planned, fit(engine, planned, plan, &run.cancel, Effort::Careful).await?, run).await?
         }
         outcome => outcome?,
     };
@@ -91,18 +94,16 @@ pub(crate) async fn launch(
     })
 }
 
-/// Runs `plan` up to its first batch.
+/// Runs what was fitted up to its first batch.
 async fn attempt(
     engine: &Arc<Engine>,
     planned: &Planned,
-    plan: &LogicalPlan,
+    fitted: Fitted,
     run: &Arc<Run>,
-    effort: Effort,
 ) -> Result<SendableRecordBatchStream, Error> {
-    let cancel = run.cancel.child_token();
-    let fitted = fit(engine, planned, plan, &cancel, effort).await?;
+    let cancel = fitted.cancel.clone();
     let turn = fitted.turn(engine, planned, run).await?;
-    let another_may_follow = effort == Effort::Usual && engine.memory().counts_all();
+    let another_may_follow = fitted.effort == Effort::Usual && engine.memory().counts_all();
     run.on_trial(another_may_follow.then(|| cancel.clone()));
     let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
     let mut batches = Held { batches, _turn: turn };
@@ -117,7 +118,8 @@ async fn attempt(
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
 }
 
-/// The physical plan of `plan`, split only so far that what it needs is free.
+/// The physical plan of `plan`, split only so far that what it needs is free. It ends with `cancel`, and may be ended
+/// without it.
 ///
 /// # Errors
 /// What DataFusion says of the plan.
@@ -139,6 +141,7 @@ pub(crate) async fn fit(
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
     };
     let batch_size = footprint::fit_batch_size(size.row_width, settings.batch_size);
+    let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {
         Effort::Usual => shapes.next(),
@@ -149,8 +152,8 @@ pub(crate) async fn fit(
         let state = engine.shaped(settings, shape, effort);
         let physical = state.query_planner().create_physical_plan(plan, &state).await?;
         let footprint = footprint::of(&physical, shape.batch_size, engine.config().stream_buffer.0);
-        let physical = interruptible(physical, cancel)?;
-        let fitted = Fitted { plan: physical, state, footprint, shape, effort };
+        let physical = interruptible(physical, &cancel)?;
+        let fitted = Fitted { plan: physical, state, footprint, shape, effort, cancel: cancel.clone() };
         if fitted.footprint.is_light || fitted.needs() <= engine.memory().free() {
             return Ok(fitted);
         }
@@ -162,6 +165,11 @@ pub(crate) async fn fit(
 }
 
 impl Fitted {
+    /// Where it waits for its turn, and where it runs.
+    pub(crate) fn lane(&self) -> Lane {
+        if self.footprint.is_light { Lane::Light } else { Lane::Heavy }
+    }
+
     /// The least it can run with, in bytes.
     fn needs(&self) -> u64 {
         self.footprint.unaccounted.saturating_add(self.footprint.minimum)
@@ -179,7 +187,7 @@ impl Fitted {
             Effort::Usual => self.needs(),
             Effort::Careful => self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0),
         };
-        let lane = if self.footprint.is_light { Lane::Light } else { Lane::Heavy };
+        let lane = self.lane();
         let claim = Claim {
             principal: planned.principal.clone(),
             priority: limits.priority,

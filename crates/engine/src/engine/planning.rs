@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
+use crate::admission::Lane;
 use crate::error::Error;
 use crate::launch::{self, Effort};
 use crate::params;
@@ -268,7 +269,7 @@ impl Engine {
         let timeout = Instant::now() + self.config.planning_timeout;
         let until = deadline.map_or(timeout, |deadline| deadline.min(timeout));
         let allowed = until.saturating_duration_since(Instant::now());
-        let task = self.cpu.spawn(work);
+        let task = self.cpu.spawn(Lane::Light, work);
         match tokio::time::timeout_at(until, task).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(join)) => {
