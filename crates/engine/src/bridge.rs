@@ -99,7 +99,7 @@ impl<T> Sender<T> {
     }
 
     /// Ends the stream, then waits until all of it was received, or drops what nobody receives.
-    pub(crate) async fn finish(self) {
+    pub(crate) async fn finish(&self) {
         self.shared.change(|waiting| waiting.ended = true);
         if let Err(error @ Error::Idle(_)) = self.room(self.bytes_max).await {
             self.fail(error);

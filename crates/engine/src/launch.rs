@@ -55,6 +55,8 @@ pub(crate) struct Fitted {
     footprint: Footprint,
     shape: Shape,
     effort: Effort,
+    /// What its operators look at.
+    cancel: CancellationToken,
 }
 
 /// What a run holds from its turn to its end.
@@ -71,7 +73,8 @@ impl fmt::Debug for Turn {
     }
 }
 
-/// The batches of `ready`. When memory is refused or taken away before the first of them, it is run once more, carefully.
+/// The batches of `ready`, which was `fitted`. When memory is refused or taken away before the first of them, it is run
+/// once more, carefully.
 ///
 /// # Errors
 /// What admission and DataFusion say.
@@ -79,12 +82,13 @@ pub(crate) async fn launch(
     engine: &Arc<Engine>,
     planned: &Planned,
     ready: &Ready,
+    fitted: Fitted,
     run: &Arc<Run>,
 ) -> Result<SendableRecordBatchStream, Error> {
-    let batches = match attempt(engine, planned, ready, run, Effort::Usual).await {
+    let batches = match attempt(engine, planned, fitted, run).await {
         Err(error) if error.is_refusal() && engine.memory().counts_all() && !run.cancel.is_cancelled() => {
             info!(query_id = %run.id, %error, "out of memory; trying once more with less at a time");
-            attempt(engine, planned, ready, run, Effort::Careful).await?
+            attempt(engine, planned, fit(engine, planned, ready, &run.cancel, Effort::Careful).await?, run).await?
         }
         outcome => outcome?,
     };
@@ -94,18 +98,16 @@ pub(crate) async fn launch(
     })
 }
 
-/// Runs `ready` up to its first batch.
+/// Runs what was fitted up to its first batch.
 async fn attempt(
     engine: &Arc<Engine>,
     planned: &Planned,
-    ready: &Ready,
+    fitted: Fitted,
     run: &Arc<Run>,
-    effort: Effort,
 ) -> Result<SendableRecordBatchStream, Error> {
-    let cancel = run.cancel.child_token();
-    let fitted = fit(engine, planned, ready, &cancel, effort).await?;
+    let cancel = fitted.cancel.clone();
     let turn = fitted.turn(engine, planned, run).await?;
-    let another_may_follow = effort == Effort::Usual && engine.memory().counts_all();
+    let another_may_follow = fitted.effort == Effort::Usual && engine.memory().counts_all();
     run.on_trial(another_may_follow.then(|| cancel.clone()));
     let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
     let mut batches = Held { batches, _turn: turn };
@@ -120,7 +122,8 @@ async fn attempt(
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
 }
 
-/// The physical plan of `ready`, split only so far that what it needs is free.
+/// The physical plan of `ready`, split only so far that what it needs is free. It ends with `cancel`, and may be ended
+/// without it.
 ///
 /// # Errors
 /// What DataFusion says of the plan.
@@ -145,19 +148,22 @@ pub(crate) async fn fit(
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
     };
     let batch_size = footprint::fit_batch_size(size.row_width, settings.batch_size);
+    let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {
         Effort::Usual => shapes.next(),
         Effort::Careful => shapes.by_ref().last(),
     }
     .expect("a ladder has a step");
+    let fitted = |plan, config, footprint, shape| {
+        let plan = interruptible(plan, &cancel)?;
+        Ok::<_, Error>(Fitted { plan, config, footprint, shape, effort, cancel: cancel.clone() })
+    };
     let room = engine.room(settings, effort);
     if effort == Effort::Usual
         && let Some(again) = ready.again().filter(|again| again.suits(shape, room))
     {
-        let plan = interruptible(again.plan()?, cancel)?;
-        let (config, footprint) = (again.config.clone(), again.footprint);
-        let fitted = Fitted { plan, config, footprint, shape, effort };
+        let fitted = fitted(again.plan()?, again.config.clone(), again.footprint, shape)?;
         if fitted.is_free(engine) {
             return Ok(fitted);
         }
@@ -172,7 +178,7 @@ pub(crate) async fn fit(
         if let Some(again) = &again {
             physical = again.plan()?;
         }
-        let fitted = Fitted { plan: interruptible(physical, cancel)?, config, footprint, shape, effort };
+        let fitted = fitted(physical, config, footprint, shape)?;
         if fitted.is_free(engine) {
             again.into_iter().for_each(|again| ready.keep(again));
             return Ok(fitted);
@@ -185,14 +191,19 @@ pub(crate) async fn fit(
 }
 
 impl Fitted {
-    /// The least it can run with, in bytes.
-    fn needs(&self) -> u64 {
-        self.footprint.unaccounted.saturating_add(self.footprint.minimum)
+    /// Where it waits for its turn, and where it runs.
+    pub(crate) fn lane(&self) -> Lane {
+        if self.footprint.is_light { Lane::Light } else { Lane::Heavy }
     }
 
     /// Whether it could have now what it needs.
     fn is_free(&self, engine: &Engine) -> bool {
         self.footprint.is_light || self.needs() <= engine.memory().free()
+    }
+
+    /// The least it can run with, in bytes.
+    fn needs(&self) -> u64 {
+        self.footprint.unaccounted.saturating_add(self.footprint.minimum)
     }
 
     /// Waits for its turn, and takes its memory.
@@ -207,7 +218,7 @@ impl Fitted {
             Effort::Usual => self.needs(),
             Effort::Careful => self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0),
         };
-        let lane = if self.footprint.is_light { Lane::Light } else { Lane::Heavy };
+        let lane = self.lane();
         let claim = Claim {
             principal: planned.principal.clone(),
             priority: limits.priority,

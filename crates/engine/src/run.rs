@@ -17,15 +17,17 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
+use crate::admission::Lane;
 use crate::bridge::{self, Bounds, Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::launch::{Fitted, Held, Turn, launch};
+use crate::launch::{Effort, Fitted, Held, Turn, fit, launch};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
 use crate::plan_cache::Ready;
@@ -39,6 +41,9 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a client may keep its query waiting before the query's slot is left to others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// From this many bytes a result that was kept is encoded where heavy queries run. It needs no turn in any case.
+const LIGHT_BYTES: usize = 1 << 20;
 
 /// Which part of a result to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,27 +69,30 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// The partitions of part `index`, merged as they come.
+    /// Makes part `index` the caller's.
     ///
     /// # Errors
     /// `Stale` when the part was claimed before; `Invalid` when there is no such part.
-    async fn claim(
+    fn claim(&self, index: usize) -> Result<(), Error> {
+        let mut claimed = self.claimed.lock();
+        let slot = claimed.get_mut(index).ok_or_else(|| Error::Invalid(format!("there is no part {index}")))?;
+        if std::mem::replace(slot, true) {
+            return Err(Error::Stale(format!("part {index} of this result was fetched before; run the query again")));
+        }
+        Ok(())
+    }
+
+    /// The partitions of part `index`, merged as they come.
+    ///
+    /// # Errors
+    /// What admission and DataFusion say.
+    async fn batches(
         &self,
-        index: u32,
+        index: usize,
         engine: &Engine,
         planned: &Planned,
         run: &Run,
     ) -> Result<SendableRecordBatchStream, Error> {
-        let index = index as usize;
-        {
-            let mut claimed = self.claimed.lock();
-            let slot = claimed.get_mut(index).ok_or_else(|| Error::Invalid(format!("there is no part {index}")))?;
-            if std::mem::replace(slot, true) {
-                return Err(Error::Stale(format!(
-                    "part {index} of this result was fetched before; run the query again"
-                )));
-            }
-        }
         let turn = Arc::clone(self.turn.get_or_try_init(|| self.fitted.turn(engine, planned, run)).await?);
         let plan = &self.fitted.plan;
         let partitions = (0..plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
@@ -112,13 +120,13 @@ pub struct QueryStream<T> {
 }
 
 impl<T: Weight + Send + 'static> QueryStream<T> {
-    /// Starts `batches` on the CPU runtime and encodes what it yields there.
+    /// Starts what is `opened` on the CPU runtime and encodes what it yields there.
     pub(crate) fn start<S>(
         cpu: &CpuRuntime,
         guard: RunGuard,
         limit: Limit,
         bounds: Bounds,
-        batches: impl Future<Output = Result<SendableRecordBatchStream, Error>> + Send + 'static,
+        opened: impl Future<Output = Result<Opened, Error>> + Send + 'static,
         encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
     ) -> Self
     where
@@ -127,7 +135,8 @@ impl<T: Weight + Send + 'static> QueryStream<T> {
         let (sender, results) = bridge::channel(bounds);
         let run = Arc::clone(&guard);
         let ended = Box::pin(ended(Arc::clone(&run), limit));
-        let task = cpu.spawn(drive(sender, guard, limit, batches, encode));
+        let heavy = cpu.handle(Lane::Heavy).clone();
+        let task = cpu.spawn(Lane::Light, drive(Arc::new(sender), guard, limit, heavy, opened, encode));
         Self { results, run, ended, _task: task, done: false }
     }
 }
@@ -200,33 +209,40 @@ async fn ended(run: Arc<Run>, limit: Limit) -> Error {
     }
 }
 
+/// A query that is ready to run.
+pub(crate) struct Opened {
+    /// They do nothing before they are polled.
+    pub(crate) batches: SendableRecordBatchStream,
+    /// Where to poll them.
+    pub(crate) lane: Lane,
+}
+
 async fn drive<T, S>(
-    sender: Sender<T>,
+    sender: Arc<Sender<T>>,
     guard: RunGuard,
     limit: Limit,
-    batches: impl Future<Output = Result<SendableRecordBatchStream, Error>> + Send,
-    encode: impl FnOnce(SendableRecordBatchStream) -> S + Send,
+    heavy: Handle,
+    opened: impl Future<Output = Result<Opened, Error>> + Send,
+    encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
 ) where
-    T: Weight + Send,
-    S: Stream<Item = Result<T, Error>> + Send,
+    T: Weight + Send + 'static,
+    S: Stream<Item = Result<T, Error>> + Send + 'static,
 {
     let run = Arc::clone(&guard);
     let produce = async {
-        let batches = batches.await?;
-        let mut items = std::pin::pin!(encode(counting(batches, Arc::clone(&run))));
-        while let Some(item) = items.try_next().await? {
-            run.count_bytes(item.weight());
-            let mut sent = std::pin::pin!(sender.send(item));
-            match tokio::time::timeout(PATIENCE, &mut sent).await {
-                Ok(sent) => sent?,
-                Err(_) => {
-                    let turn = run.turn();
-                    let _parked = turn.as_ref().map(|turn| turn.park());
-                    sent.await?;
-                }
-            }
+        let Opened { batches, lane } = opened.await?;
+        let produced = produce(Arc::clone(&sender), Arc::clone(&run), batches, encode);
+        match lane {
+            Lane::Light => produced.await,
+            Lane::Heavy => match AbortOnDropHandle::new(heavy.spawn(produced)).await {
+                Ok(outcome) => outcome,
+                Err(join) => match join.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    // The runtime goes away.
+                    Err(_) => Err(Error::Cancelled),
+                },
+            },
         }
-        Ok(())
     };
     let outcome = tokio::select! {
         produced = AssertUnwindSafe(produce).catch_unwind() => match produced {
@@ -249,6 +265,33 @@ async fn drive<T, S>(
     }
 }
 
+/// Encodes and sends all of `batches`.
+async fn produce<T, S>(
+    sender: Arc<Sender<T>>,
+    run: Arc<Run>,
+    batches: SendableRecordBatchStream,
+    encode: impl FnOnce(SendableRecordBatchStream) -> S + Send,
+) -> Result<(), Error>
+where
+    T: Weight + Send,
+    S: Stream<Item = Result<T, Error>> + Send,
+{
+    let mut items = std::pin::pin!(encode(counting(batches, Arc::clone(&run))));
+    while let Some(item) = items.try_next().await? {
+        run.count_bytes(item.weight());
+        let mut sent = std::pin::pin!(sender.send(item));
+        match tokio::time::timeout(PATIENCE, &mut sent).await {
+            Ok(sent) => sent?,
+            Err(_) => {
+                let turn = run.turn();
+                let _parked = turn.as_ref().map(|turn| turn.park());
+                sent.await?;
+            }
+        }
+    }
+    Ok(())
+}
+
 fn panicked(run: &Run, panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
@@ -262,32 +305,41 @@ fn counting(batches: SendableRecordBatchStream, run: Arc<Run>) -> SendableRecord
     Box::pin(RecordBatchStreamAdapter::new(schema, counted))
 }
 
-/// The batches of a planned query.
+/// Gets a planned query ready to run.
 pub(crate) async fn open(
     engine: Arc<Engine>,
     planned: Arc<Planned>,
     part: Part,
     run: Arc<Run>,
-) -> Result<SendableRecordBatchStream, Error> {
+) -> Result<Opened, Error> {
+    let schema = Arc::clone(&planned.schema);
+    // The client learns the columns at once, and waits for its turn only then.
+    let later = |batches: BoxFuture<'static, Result<SendableRecordBatchStream, Error>>| {
+        let batches = stream::once(batches).map_err(carried).try_flatten();
+        Box::pin(RecordBatchStreamAdapter::new(schema, batches)) as SendableRecordBatchStream
+    };
     if let Part::One { index } = part {
         let parts = planned.parts.lock().clone();
         let parts = parts
             .ok_or_else(|| Error::Stale("the parts of this result were fetched; run the query again".to_owned()))?;
-        let claimed = parts.claim(index, &engine, &planned, &run).await?;
+        let index = index as usize;
+        parts.claim(index)?;
         // The streams hold what they need; the plan with all it has built must not outlive them.
         if parts.all_claimed() {
             planned.parts.lock().take();
         }
-        return Ok(claimed);
+        let batches = async move { parts.batches(index, &engine, &planned, &run).await };
+        return Ok(Opened { batches: later(batches.boxed()), lane: Lane::Heavy });
     }
-    match &planned.work {
+    Ok(match &planned.work {
         Work::Query(ready) => {
-            let (ready, schema) = (Arc::clone(ready), Arc::clone(&planned.schema));
-            let filling = match engine.results().ask(&planned, &ready) {
-                Asking::Hit(batches) => {
+            let filling = match engine.results().ask(&planned, ready) {
+                Asking::Hit(kept) => {
                     run.result_cache(ResultCacheUse::Hit);
-                    let batches = stream::iter(batches.iter().cloned().map(Ok).collect::<Vec<_>>());
-                    return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, batches)));
+                    let lane = if kept.bytes < LIGHT_BYTES { Lane::Light } else { Lane::Heavy };
+                    let batches = stream::iter(kept.batches.clone()).map(Ok);
+                    let batches = RecordBatchStreamAdapter::new(Arc::clone(&planned.schema), batches);
+                    return Ok(Opened { batches: Box::pin(batches), lane });
                 }
                 Asking::Miss(filling) => {
                     run.result_cache(ResultCacheUse::Miss);
@@ -295,25 +347,30 @@ pub(crate) async fn open(
                 }
                 Asking::Off => None,
             };
-            // The client learns the columns at once, and waits for its turn only then.
-            let batches = async move { launch(&engine, &planned, &ready, &run).await.map_err(carried) };
-            let batches = Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(batches).try_flatten()));
-            Ok(match filling {
+            let fitted = fit(&engine, &planned, ready, &run.cancel, Effort::Usual).await?;
+            let (ready, lane) = (Arc::clone(ready), fitted.lane());
+            let batches = async move { launch(&engine, &planned, &ready, fitted, &run).await };
+            let batches = later(batches.boxed());
+            let batches = match filling {
                 Some(filling) => filling.watch(batches),
                 None => batches,
-            })
+            };
+            Opened { batches, lane }
         }
-        Work::Each { template, rows } => Ok(each(engine, Arc::clone(&planned), template.clone(), rows, run)),
+        Work::Each { template, rows } => {
+            let batches = each(engine, Arc::clone(&planned), template.clone(), rows, run);
+            Opened { batches, lane: Lane::Heavy }
+        }
         Work::Batch(batch) => {
             let batch = batch.clone();
-            let schema = batch.schema();
-            Ok(Box::pin(RecordBatchStreamAdapter::new(schema, stream::once(async { Ok(batch) }))))
+            let batches = RecordBatchStreamAdapter::new(batch.schema(), stream::once(async { Ok(batch) }));
+            Opened { batches: Box::pin(batches), lane: Lane::Light }
         }
         Work::Change { .. } => {
-            let nothing = stream::empty();
-            Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&planned.schema), nothing)))
+            let batches = RecordBatchStreamAdapter::new(Arc::clone(&planned.schema), stream::empty());
+            Opened { batches: Box::pin(batches), lane: Lane::Light }
         }
-    }
+    })
 }
 
 /// Ends the whole query when its other parts are not claimed in time.
@@ -321,7 +378,7 @@ pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, runs: &Arc<
     let (planned, runs) = (Arc::downgrade(planned), Arc::downgrade(runs));
     // Bounded by the timeout, and holds nothing: no handle to keep.
     drop(
-        cpu.spawn(async move {
+        cpu.spawn(Lane::Light, async move {
             tokio::time::sleep(CLAIM_TIMEOUT).await;
             let (Some(planned), Some(runs)) = (planned.upgrade(), runs.upgrade()) else { return };
             let unclaimed = planned.parts.lock().take().is_some();
@@ -367,7 +424,9 @@ fn each(
         let values = values.map(|values| params::assigned(&placeholders, values));
         async move {
             let plan = state.optimize(&template.replace_params_with_values(&values?)?)?;
-            launch(&engine, &planned, &Ready::new(plan, None)?, &run).await
+            let ready = Ready::new(plan, None)?;
+            let fitted = fit(&engine, &planned, &ready, &run.cancel, Effort::Usual).await?;
+            launch(&engine, &planned, &ready, fitted, &run).await
         }
     });
     let flat = runs.map_err(carried).try_flatten();

@@ -10,6 +10,7 @@ mod queue;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
 use std::collections::BTreeMap;
 use std::iter;
 use std::sync::Arc;
@@ -60,6 +61,7 @@ struct Waiter<G: Send + 'static> {
 }
 
 /// How many queries run and wait.
+#[cfg(test)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Snapshot {
     pub(crate) heavy: Load,
@@ -69,6 +71,7 @@ pub(crate) struct Snapshot {
 }
 
 /// Queries that run, and that wait.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) running: usize,
@@ -140,6 +143,12 @@ impl<G: Send + 'static> Admission<G> {
         self.change(Lane::Heavy, None, |queue| queue.pause(paused));
     }
 
+    /// How many queries wait in `lane`.
+    pub(crate) fn queued(&self, lane: Lane) -> usize {
+        self.lanes.lock().of(lane).queued()
+    }
+
+    #[cfg(test)]
     pub(crate) fn snapshot(&self) -> Snapshot {
         let lanes = self.lanes.lock();
         let load = |queue: &Queue<_, _>| Load { running: queue.running(), queued: queue.queued() };

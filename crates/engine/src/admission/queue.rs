@@ -93,6 +93,7 @@ impl<G, W> Queue<G, W> {
         }
     }
 
+    #[cfg(test)]
     pub(super) fn running(&self) -> usize {
         self.running
     }
@@ -102,6 +103,7 @@ impl<G, W> Queue<G, W> {
     }
 
     /// Running and queued queries of each principal that has any.
+    #[cfg(test)]
     pub(super) fn principals(&self) -> impl Iterator<Item = (&Principal, usize, usize)> {
         let lines = self.principals.iter().map(|(principal, line)| (principal, line.running, line.waiting.len()));
         lines.filter(|(_, running, queued)| running + queued > 0)

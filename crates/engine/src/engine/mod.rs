@@ -20,7 +20,7 @@ use tracing::info;
 use updraft_auth::Principal;
 use updraft_catalog::Catalog;
 
-use crate::admission::{Admission, Limits, PerPrincipal};
+use crate::admission::{Admission, Lane, Limits, PerPrincipal};
 use crate::bridge::{self, Weight};
 use crate::config::Config;
 use crate::error::Error;
@@ -149,7 +149,7 @@ impl Engine {
             spill,
         });
         let swept = Arc::downgrade(&engine);
-        *engine.sweeper.lock() = Some(engine.cpu.spawn(async move {
+        *engine.sweeper.lock() = Some(engine.cpu.spawn(Lane::Light, async move {
             loop {
                 tokio::time::sleep(SWEEP_INTERVAL).await;
                 let Some(engine) = swept.upgrade() else { return };
@@ -265,8 +265,8 @@ impl Engine {
             bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),
             idle: self.limits(&planned.principal).idle_stream_timeout,
         };
-        let batches = run::open(Arc::clone(self), planned, part, Arc::clone(&guard));
-        Ok(QueryStream::start(&self.cpu, guard, limit, bounds, batches, encode))
+        let opened = run::open(Arc::clone(self), planned, part, Arc::clone(&guard));
+        Ok(QueryStream::start(&self.cpu, guard, limit, bounds, opened, encode))
     }
 
     /// Runs a planned statement that returns nothing to a client: `SET` by an update call.
@@ -443,8 +443,7 @@ impl Engine {
 
     /// How many queries wait for their turn.
     pub fn queued(&self) -> usize {
-        let snapshot = self.admission.snapshot();
-        snapshot.heavy.queued + snapshot.light.queued
+        [Lane::Heavy, Lane::Light].map(|lane| self.admission.queued(lane)).iter().sum()
     }
 
     /// Bytes that running queries have reserved.
@@ -479,7 +478,7 @@ impl Load for Engine {
 
     fn poke(&self) -> usize {
         self.admission.poke();
-        self.admission.snapshot().heavy.queued
+        self.admission.queued(Lane::Heavy)
     }
 
     fn running(&self) -> usize {

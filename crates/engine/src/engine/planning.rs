@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Engine;
+use crate::admission::Lane;
 use crate::error::Error;
 use crate::launch::{self, Effort};
 use crate::params;
@@ -101,7 +102,7 @@ impl Engine {
                 return self.planner.is_current(versions).await;
             }
             let (planner, versions) = (self.planner.clone(), Arc::clone(versions));
-            self.cpu.spawn(async move { planner.is_current(&versions).await }).await.unwrap_or(false)
+            self.cpu.spawn(Lane::Light, async move { planner.is_current(&versions).await }).await.unwrap_or(false)
         };
         let found = tokio::time::timeout_at(self.until(deadline), self.plans.get(asked, is_current));
         // Planning anew ends in time too, and says why it took so long.
@@ -270,7 +271,7 @@ impl Engine {
         self.refuse_when_draining()?;
         let until = self.until(deadline);
         let allowed = until.saturating_duration_since(Instant::now());
-        let task = self.cpu.spawn(work);
+        let task = self.cpu.spawn(Lane::Light, work);
         match tokio::time::timeout_at(until, task).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(join)) => {

@@ -8,11 +8,13 @@
 //! | `windows` | window functions hold one of their partitions at a time, and say so |
 //! | `topk` | first rows that are too many to keep become a sort that spills |
 //! | `compact` | slices of large batches are copied before they are kept |
+//! | `collected` | ordered collections take their values from a sort |
 //! | `distinct` | distinct counts reserve what they hold, and give it back when they spill |
 //! | `apart` | distinct counts of a whole table, one after the other |
 //! | `counted` | the distinct values of all groups in one table |
 
 mod apart;
+mod collected;
 mod compact;
 mod counted;
 mod distinct;
@@ -81,6 +83,7 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     // When sides are chosen, and before the sorts and exchanges are put in that a merge join needs.
     rules.insert(after(&rules, "join_selection"), Arc::new(joins::FitJoins));
     rules.insert(after(&rules, "ProjectionPushdown"), Arc::new(kept::Release));
+    rules.push(Arc::new(collected::CollectSorted));
     rules.push(Arc::new(distinct::CountTogether));
     rules.push(Arc::new(windows::ByPartition));
     rules.push(Arc::new(topk::FitTopK));

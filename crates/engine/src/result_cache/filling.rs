@@ -56,9 +56,9 @@ impl Filling {
 
     /// Keeps what was collected: it is all there is.
     fn keep(mut self) {
-        let batches = std::mem::take(&mut self.batches).into();
-        let kept = Arc::new(Kept { versions: Arc::clone(&self.versions), batches });
         let (cache, key, bytes) = (Arc::clone(&self.cache), self.key.clone(), self.reserved);
+        let (versions, batches) = (Arc::clone(&self.versions), std::mem::take(&mut self.batches));
+        let kept = Arc::new(Kept { versions, batches, bytes });
         // Gives back what was reserved, of which the entry takes the place.
         drop(self);
         cache.results.insert(key, kept, bytes);

@@ -38,10 +38,11 @@ struct Key {
 
 /// What was answered.
 #[derive(Debug)]
-struct Kept {
+pub(crate) struct Kept {
     /// Not in the key: the result of a table that has changed makes room for the new one.
     versions: Arc<Versions>,
-    batches: Arc<[RecordBatch]>,
+    pub(crate) batches: Vec<RecordBatch>,
+    pub(crate) bytes: usize,
 }
 
 /// The results that are kept, within a budget of bytes that is part of the memory of all queries.
@@ -56,7 +57,7 @@ pub(crate) struct ResultCache {
 /// What the cache has to say of a query.
 pub(crate) enum Asking {
     /// Its result.
-    Hit(Arc<[RecordBatch]>),
+    Hit(Arc<Kept>),
     /// Nothing yet; its result is to be shown to this.
     Miss(Filling),
     /// Nothing, now and later.
@@ -83,7 +84,7 @@ impl ResultCache {
         match self.results.get(&key).filter(|kept| kept.versions == *versions) {
             Some(kept) => {
                 self.hits.fetch_add(1, Ordering::Relaxed);
-                Asking::Hit(Arc::clone(&kept.batches))
+                Asking::Hit(kept)
             }
             None => {
                 self.misses.fetch_add(1, Ordering::Relaxed);
