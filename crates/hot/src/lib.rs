@@ -13,10 +13,12 @@
 //! - `statistics`: what the cache did, per table
 
 mod cache;
+mod coding;
 mod column;
 mod config;
 mod file;
 mod key;
+mod room;
 mod zone;
 
 pub use cache::Cache;
