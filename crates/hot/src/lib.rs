@@ -9,14 +9,19 @@
 //! - [`Config`]: the settings of section `hot`
 //! - `key`: what a column is known by; `file`: a file as the scan sees it, and the seam through which it is read
 //! - `column`: a column in memory; `coding`: strings with few different values; `zone`: what is known of its values
-//! - `cache`: lookup, loading by one for all; `policy`: what is let in, and what goes; `room`: bytes taken and given back
-//! - `statistics`: what the cache did, per table
+//! - `cache`: lookup, and loading by one for all; `shelf`: what is kept, and who goes first; `room`: bytes taken and given back
+//! - `preload`: whole tables before anybody asks; `statistics`: what the cache did, per table
 
 mod cache;
+mod coding;
 mod column;
 mod config;
 mod file;
 mod key;
+mod preload;
+mod room;
+mod shelf;
+mod statistics;
 mod zone;
 
 pub use cache::Cache;
@@ -24,4 +29,6 @@ pub use column::Column;
 pub use config::Config;
 pub use file::{File, Load, Size};
 pub use key::{ColumnKey, FileKey, SegmentId};
+pub use preload::{PreloadError, Table};
+pub use statistics::{Statistics, TableStatistics};
 pub use zone::Zone;
