@@ -22,6 +22,7 @@ mod preload;
 mod room;
 mod shelf;
 mod statistics;
+mod scan;
 mod zone;
 
 pub use cache::Cache;
@@ -31,4 +32,5 @@ pub use file::{File, Load, Size};
 pub use key::{ColumnKey, FileKey, SegmentId};
 pub use preload::{PreloadError, Table};
 pub use statistics::{Statistics, TableStatistics};
+pub use scan::{Bounds, ColumnBounds, HotSource, Outlook, Segments};
 pub use zone::Zone;

@@ -108,7 +108,7 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
         }
     }
     // All partitions together give so many rows.
-    statistics.with_fetch(source.fetch(), 0, 1)
+    statistics.with_fetch(source.fetch, 0, 1)
 }
 
 fn divided(rows: Precision<usize>, parts: usize) -> Precision<usize> {

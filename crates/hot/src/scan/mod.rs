@@ -5,12 +5,13 @@
 //! scan there would be without the cache, in the same plan.
 //!
 //! - `source`: [`HotSource`], the leaf of a plan; `estimate`: how many rows it will give
-//! - `segments`: the row groups of a table, and what their footers say of them
+//! - `segments`: the row groups of a table; `bounds`: what their footers say of them
 //! - `queue`: which partition takes which rows next
 //! - `rows`: columns in memory, cut to rows, filtered, put together
 //! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs
 //! - `stream`: one partition
 
+mod bounds;
 mod dynamic;
 mod estimate;
 mod filter;
@@ -22,5 +23,6 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-pub use segments::{Bounds, ColumnBounds, Segments};
+pub use bounds::{Bounds, ColumnBounds};
+pub use segments::Segments;
 pub use source::{HotSource, Outlook};

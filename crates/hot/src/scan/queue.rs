@@ -196,7 +196,7 @@ mod tests {
     fn executions_do_not_share_a_queue() {
         let executions = Executions::default();
         let (a, b) = (Arc::new(TaskContext::default()), Arc::new(TaskContext::default()));
-        let open = |context, partition| executions.queue(context, partition, 2, || Queue::new([], 1, None));
+        let open = |context: &_, partition| executions.queue(context, partition, 2, || Queue::new([], 1, None));
         let (a0, b0) = (open(&a, 0), open(&b, 0));
         assert!(!Arc::ptr_eq(&a0, &b0));
         assert!(Arc::ptr_eq(&a0, &open(&a, 1)) && Arc::ptr_eq(&b0, &open(&b, 1)));

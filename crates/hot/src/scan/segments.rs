@@ -12,27 +12,10 @@ use datafusion::datasource::listing::PartitionedFile;
 use datafusion::error::{DataFusionError, Result};
 use datafusion::physical_optimizer::pruning::PruningPredicate;
 
+use super::bounds::Bounds;
 use crate::cache::Cache;
 use crate::column::Column;
 use crate::file::File;
-
-/// What the footer of a file says of its columns, in the file's order; `None` = nothing. Attached to a `PartitionedFile`.
-#[derive(Debug, Clone, Default)]
-pub struct Bounds {
-    /// By the column's number among the top-level columns of the file.
-    pub columns: Vec<Option<ColumnBounds>>,
-}
-
-/// What a footer says of one column: one entry for each row group.
-#[derive(Debug, Clone)]
-pub struct ColumnBounds {
-    /// No value is smaller; NULL = not known. Of the column's type in the file's schema.
-    pub min: ArrayRef,
-    /// No value is larger; NULL = not known. Of the same type.
-    pub max: ArrayRef,
-    /// Number of NULLs; NULL = not known.
-    pub nulls: UInt64Array,
-}
 
 /// The row groups of a table at one version, in the order of its files. Made once, shared by all plans.
 #[derive(Debug)]

@@ -67,7 +67,7 @@ pub struct HotSource {
     pub(super) filters: Vec<Arc<dyn PhysicalExpr>>,
     /// Those that other operators make while they run, over the columns of the table.
     pub(super) dynamic: Vec<Arc<dyn PhysicalExpr>>,
-    fetch: Option<usize>,
+    pub(super) fetch: Option<usize>,
     /// The column by which a TopK above sorts, and whether it wants the largest.
     promise: Option<(usize, bool)>,
     metrics: ExecutionPlanMetricsSet,

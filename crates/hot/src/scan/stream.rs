@@ -91,7 +91,7 @@ impl Scan {
     async fn load(&self, segment: u32) -> Result<Result<Option<Rows>, u32>> {
         // Few rows are read from the file faster than a whole row group is decoded.
         let few = |fetch| fetch < self.source.segments.get(segment).rows && self.conjuncts.is_empty();
-        if self.source.fetch().is_some_and(few) {
+        if self.source.fetch.is_some_and(few) {
             return Ok(Err(segment));
         }
         let (places, keys) = self.keys(segment);
@@ -154,7 +154,7 @@ pub(super) fn stream(
     let batches = futures::stream::try_unfold(reader, |mut reader| async move {
         Ok(reader.next().await?.map(|batch| (batch, reader)))
     });
-    Box::pin(cooperative(RecordBatchStreamAdapter::new(schema, batches)))
+    Box::pin(cooperative(RecordBatchStreamAdapter::new(schema, batches.boxed())))
 }
 
 /// What a partition counts.
@@ -229,6 +229,7 @@ impl Reader {
 
     /// Takes the next rows. What is to be given at once is returned.
     async fn step(&mut self) -> Result<Option<RecordBatch>> {
+        let elapsed = self.counts.baseline.elapsed_compute().clone();
         if let Some(file) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
@@ -238,7 +239,7 @@ impl Reader {
                 self.file = None;
                 return Ok(None);
             };
-            let timer = self.counts.baseline.elapsed_compute().timer();
+            let timer = elapsed.timer();
             let columns = batch.columns().iter().cloned().map(Values::Plain).collect();
             let len = batch.num_rows();
             let rows = Rows { number: u32::MAX, columns, passed: Vec::new(), range: 0..len };
@@ -246,7 +247,7 @@ impl Reader {
             timer.done();
             return given;
         }
-        let timer = self.counts.baseline.elapsed_compute().timer();
+        let timer = elapsed.timer();
         let turn = self.queue.take(|segment| self.scan.look(segment));
         match turn {
             Turn::Rows(rows, range) => {
