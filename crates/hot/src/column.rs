@@ -1,6 +1,7 @@
 //! A column of a segment in memory: its values, and what is known of them.
 
 use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::error::Result;
 
 use crate::coding;
@@ -14,7 +15,7 @@ const OVERHEAD: usize = 512;
 #[derive(Debug)]
 pub struct Column {
     /// The values: of the table's column type, or, for strings with few different values ("coded"),
-    /// `Dictionary(UInt8 | UInt16, Utf8View)`. A dictionary holds each value once, no NULL, and none that is not used.
+    /// `Dictionary(UInt8 | UInt16, Utf8View)`. Such a dictionary holds each value once, no NULL, and none that no row has.
     pub data: ArrayRef,
     /// What is known of the values.
     pub zone: Zone,
@@ -27,8 +28,10 @@ impl Column {
     /// # Errors
     /// None for arrays that are valid.
     pub fn new(values: ArrayRef) -> Result<Self> {
+        // A dictionary that comes from a file keeps no promise: it may hold what no row has, or a value twice.
+        let zone_known = !matches!(values.data_type(), DataType::Dictionary(..));
         let data = coding::compact(values);
-        let zone = Zone::of(&data)?;
+        let zone = if zone_known { Zone::of(&data)? } else { Zone::unknown(&data)? };
         Ok(Self { data, zone, room: None })
     }
 

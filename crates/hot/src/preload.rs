@@ -27,7 +27,7 @@ pub struct Table {
     /// The columns that its files have.
     pub schema: SchemaRef,
     /// Its files.
-    pub files: Vec<Arc<File>>,
+    pub files: Vec<File>,
 }
 
 /// Why a table was not loaded.

@@ -47,6 +47,12 @@ impl Zone {
         Ok(Self { min: bounds.0, max: bounds.1, nulls, sorted })
     }
 
+    /// The zone of a column of which only the NULLs are known.
+    pub(crate) fn unknown(data: &ArrayRef) -> Result<Self> {
+        let none = ScalarValue::try_from(data.data_type())?;
+        Ok(Self { min: none.clone(), max: none, nulls: data.logical_null_count(), sorted: false })
+    }
+
     /// Bytes that the bounds take.
     pub(crate) fn bytes(&self) -> usize {
         self.min.size() + self.max.size()
