@@ -21,6 +21,7 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use tokio::runtime::Handle;
+use updraft_hot::{Bounds, Segments};
 
 use crate::cache::Cache;
 use crate::config::{Compression, Format, TableConfig};
@@ -63,6 +64,8 @@ pub(crate) struct Inner {
     pub(crate) footers: Arc<Footers>,
     /// The cache of hot columns, for Parquet, when it is on; each of `files` then carries its [`updraft_hot::File`].
     pub(crate) hot: Option<Arc<updraft_hot::Cache>>,
+    /// The row groups of `files` when the cache is on.
+    pub(crate) segments: Option<Arc<Segments>>,
 }
 
 impl Snapshot {
@@ -132,6 +135,8 @@ pub(crate) struct Facts {
     stored: Stored,
     /// Rows of each row group; Parquet only.
     row_groups: Arc<[u64]>,
+    /// What is known of the values in each row group; Parquet only, when the cache of hot columns is on.
+    bounds: Option<Arc<Bounds>>,
 }
 
 /// What snapshots are made with; shared by all tables.
@@ -212,6 +217,9 @@ impl Workshop {
                 scan.extensions.insert_arc(interned.layout(facts, compression(config, file)));
             }
             if hot.is_some() {
+                if let Some(bounds) = &facts.bounds {
+                    scan.extensions.insert_arc(bounds.clone());
+                }
                 let columns = interned.columns(facts, &file_schema);
                 let row_groups = facts.row_groups.clone();
                 scan.extensions.insert(hot::file(&readers, file, meta(path, file), row_groups, columns));
@@ -229,6 +237,8 @@ impl Workshop {
         let url = store.url().map_err(broken)?;
         let shared = Arc::new(Shared { store, format, text, splits: splits && !(all_compressed && guessed) });
         let footers = self.footers.clone();
+        let segments = hot.as_ref().and_then(|_| Segments::new(table_schema.table_schema().clone(), scanned.clone()));
+        let segments = segments.map(Arc::new);
         let inner = Inner {
             id,
             table,
@@ -241,6 +251,7 @@ impl Workshop {
             shared,
             footers,
             hot,
+            segments,
         };
         Ok(Snapshot { inner: Arc::new(inner) })
     }
@@ -269,7 +280,8 @@ impl Workshop {
                 .map_err(|e| Error::reading(store.table(), &file.display(), String::new(), e))?;
             let facts = Arc::new(facts);
             // Roughly what a field and the statistics of a column take.
-            let weight = 512 + facts.schema.fields().len() * 512 + facts.row_groups.len() * size_of::<u64>();
+            let bounds = facts.bounds.as_ref().map_or(0, |bounds| bounds.bytes());
+            let weight = 512 + facts.schema.fields().len() * 512 + facts.row_groups.len() * size_of::<u64>() + bounds;
             self.facts.insert((file.id.clone(), options), facts.clone(), weight);
             Ok(facts)
         });
@@ -295,6 +307,7 @@ impl Workshop {
             statistics: None,
             stored,
             row_groups: Arc::default(),
+            bounds: None,
         };
         match format {
             Format::Parquet => {
@@ -308,7 +321,8 @@ impl Workshop {
                 let stored = Stored::parquet(meta.size, &footer, &schema);
                 let row_groups = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0));
                 let row_groups = row_groups.collect();
-                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics), stored, row_groups })
+                let bounds = self.hot.as_ref().map(|_| Arc::new(Bounds::of(&footer, &schema)));
+                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics), stored, row_groups, bounds })
             }
             Format::Csv | Format::Json => {
                 let compression = compression(config, file);

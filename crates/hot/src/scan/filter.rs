@@ -186,33 +186,37 @@ impl Conjuncts {
         }
     }
 
-    /// Which of the rows `range` pass all predicates, and then `more`; `None` = all of them.
+    /// Which of the first rows of `range` pass all predicates, and then `more`: of as many as it takes to find `enough`, or of
+    /// all. Returns where those rows end, and their mask; `None` = all of them pass.
     pub(super) fn passing(
         &mut self,
         rows: &Rows,
         range: &Range<usize>,
-        more: &mut dyn FnMut(Range<usize>, Option<BooleanBuffer>) -> Result<Option<BooleanBuffer>>,
-    ) -> Result<Option<BooleanBuffer>> {
-        let mut all = Mask::new(range.len());
-        for start in range.clone().step_by(BLOCK) {
-            let block = start..range.end.min(start + BLOCK);
+        enough: usize,
+        more: &mut dyn FnMut(&Range<usize>, Option<BooleanBuffer>) -> Result<Option<BooleanBuffer>>,
+    ) -> Result<(usize, Option<BooleanBuffer>)> {
+        let mut all = Mask::default();
+        let mut end = range.start;
+        while end < range.end && all.kept < enough {
+            let block = end..range.end.min(end + BLOCK);
             let mut mask = None;
             for (number, conjunct) in self.list.iter_mut().enumerate() {
-                if rows.passed.contains(&number) {
-                    continue;
-                }
-                mask = narrowed(conjunct, rows, &block, mask)?;
-                if mask.as_ref().is_some_and(|mask: &BooleanBuffer| mask.count_set_bits() == 0) {
-                    break;
+                if !rows.passed.contains(&number) && !is_empty(&mask) {
+                    mask = narrowed(conjunct, rows, &block, mask)?;
                 }
             }
-            if mask.as_ref().is_none_or(|mask| mask.count_set_bits() > 0) {
-                mask = more(block.clone(), mask)?;
+            if !is_empty(&mask) {
+                mask = more(&block, mask)?;
             }
             all.append(block.len(), mask.as_ref());
+            end = block.end;
         }
-        Ok(all.finish())
+        Ok((end, all.finish()))
     }
+}
+
+fn is_empty(mask: &Option<BooleanBuffer>) -> bool {
+    mask.as_ref().is_some_and(|mask| mask.set_indices().next().is_none())
 }
 
 /// `mask`, less the rows of `block` that do not pass `conjunct`.
@@ -230,25 +234,23 @@ pub(super) fn narrowed(
 }
 
 /// A mask that is put together from those of blocks, and made only when a block has one.
+#[derive(Default)]
 struct Mask {
-    len: usize,
     done: usize,
+    kept: usize,
     bits: Option<BooleanBufferBuilder>,
 }
 
 impl Mask {
-    fn new(len: usize) -> Self {
-        Self { len, done: 0, bits: None }
-    }
-
     fn append(&mut self, len: usize, mask: Option<&BooleanBuffer>) {
-        let mask = mask.filter(|mask| mask.count_set_bits() < len);
-        if self.bits.is_none() && mask.is_some() {
-            let mut bits = BooleanBufferBuilder::new(self.len);
+        let kept = mask.map_or(len, BooleanBuffer::count_set_bits);
+        if self.bits.is_none() && kept < len {
+            let mut bits = BooleanBufferBuilder::new(self.done + len);
             bits.append_n(self.done, true);
             self.bits = Some(bits);
         }
         self.done += len;
+        self.kept += kept;
         match (&mut self.bits, mask) {
             (Some(bits), Some(mask)) => bits.append_buffer(mask),
             (Some(bits), None) => bits.append_n(len, true),

@@ -39,8 +39,6 @@ const ROWS_PER_PARTITION: usize = 8192;
 const MORSEL_ROWS: usize = 64 << 10;
 /// The same when filters leave few of them.
 const FILTERED_MORSEL_ROWS: usize = 128 << 10;
-/// The same when few are wanted.
-const FETCH_MORSEL_ROWS: usize = 16 << 10;
 /// How many times each partition comes to take rows, at least: none waits long for the last.
 const TURNS: usize = 8;
 
@@ -215,11 +213,8 @@ impl HotSource {
     }
 
     fn queue(&self, segments: impl IntoIterator<Item = u32>) -> Queue {
-        let most = match (self.fetch, self.filters.is_empty() && self.dynamic.is_empty()) {
-            (Some(_), _) => FETCH_MORSEL_ROWS,
-            (None, true) => MORSEL_ROWS,
-            (None, false) => FILTERED_MORSEL_ROWS,
-        };
+        let filters = !self.filters.is_empty() || !self.dynamic.is_empty();
+        let most = if filters { FILTERED_MORSEL_ROWS } else { MORSEL_ROWS };
         let share = self.rows() / (self.partitions * TURNS);
         Queue::new(segments, share.clamp(ROWS_PER_PARTITION, most), self.fetch)
     }

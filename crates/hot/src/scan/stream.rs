@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::BatchCoalescer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::datasource::listing::PartitionedFile;
@@ -190,8 +191,11 @@ struct Reader {
     counts: Counts,
     /// Puts small batches together; `None` where that would cost more than it saves.
     small: Option<BatchCoalescer>,
+    /// Rows that were taken and not looked at.
+    taken: Option<(Arc<Rows>, Range<usize>)>,
     /// What is being read from a file.
     file: Option<SendableRecordBatchStream>,
+    batch_size: usize,
     /// The last segment of which it was found out whether rows of it may pass the dynamic filters, and the answer.
     last: Option<(u32, bool)>,
     done: bool,
@@ -208,7 +212,7 @@ impl Reader {
         });
         let (conjuncts, source) = (scan.conjuncts.clone(), &scan.source);
         let dynamic = Dynamic::new(&source.dynamic, source.segments.schema(), &scan.needed);
-        Self { conjuncts, dynamic, queue, context, counts, small, file: None, last: None, done: false, scan }
+        Self { conjuncts, dynamic, queue, context, counts, small, file: None, taken: None, batch_size, last: None, done: false, scan }
     }
 
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
@@ -227,49 +231,50 @@ impl Reader {
         }
     }
 
-    /// Takes the next rows. What is to be given at once is returned.
+    /// Does the next piece of work. What is to be given at once is returned.
     async fn step(&mut self) -> Result<Option<RecordBatch>> {
-        let elapsed = self.counts.baseline.elapsed_compute().clone();
+        if self.taken.is_some() {
+            let given = self.give()?;
+            if given.is_none() {
+                // Filters may leave out all of a large table: others are to have their turn meanwhile.
+                tokio::task::yield_now().await;
+            }
+            return Ok(given);
+        }
         if let Some(file) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
                 _ => file.next().await.transpose()?,
             };
-            let Some(batch) = batch else {
-                self.file = None;
-                return Ok(None);
-            };
-            let timer = elapsed.timer();
-            let columns = batch.columns().iter().cloned().map(Values::Plain).collect();
-            let len = batch.num_rows();
-            let rows = Rows { number: u32::MAX, columns, passed: Vec::new(), range: 0..len };
-            let given = self.give(&rows, 0..len);
-            timer.done();
-            return given;
+            match batch {
+                Some(batch) => {
+                    let columns = batch.columns().iter().cloned().map(Values::Plain).collect();
+                    let range = 0..batch.num_rows();
+                    let rows = Rows { number: u32::MAX, columns, passed: Vec::new(), range: range.clone() };
+                    self.taken = Some((Arc::new(rows), range));
+                }
+                None => self.file = None,
+            }
+            return Ok(None);
         }
-        let timer = elapsed.timer();
-        let turn = self.queue.take(|segment| self.scan.look(segment));
+        let turn = {
+            let _timer = self.counts.baseline.elapsed_compute().timer();
+            self.queue.take(|segment| self.scan.look(segment))
+        };
         match turn {
             Turn::Rows(rows, range) => {
-                if !self.may_pass(rows.number) {
+                if self.may_pass(rows.number) {
+                    self.counts.hot.add(1);
+                    self.taken = Some((rows, range));
+                } else {
                     self.counts.pruned.add(1);
-                    return Ok(None);
                 }
-                self.counts.hot.add(1);
-                let given = self.give(&rows, range)?;
-                timer.done();
-                if given.is_none() {
-                    // Filters may leave out all of a large table: others are to have their turn meanwhile.
-                    tokio::task::yield_now().await;
-                }
-                Ok(given)
             }
             Turn::Absent(segment) => {
                 if !self.may_pass(segment) {
                     self.counts.pruned.add(1);
                     return Ok(None);
                 }
-                timer.done();
                 match self.scan.load(segment).await? {
                     Ok(Some(rows)) => self.queue.share(rows),
                     Ok(None) => {}
@@ -278,16 +283,15 @@ impl Reader {
                         self.file = Some(self.scan.read(segment, &self.context)?);
                     }
                 }
-                Ok(None)
             }
             Turn::Done => {
                 self.done = true;
                 if let Some(small) = &mut self.small {
                     small.finish_buffered_batch()?;
                 }
-                Ok(None)
             }
         }
+        Ok(None)
     }
 
     /// Whether rows of a segment may pass the dynamic filters, as they are now.
@@ -308,27 +312,30 @@ impl Reader {
         may_pass
     }
 
-    /// The rows of `range` that pass, unless they are so few that they wait for more.
-    fn give(&mut self, rows: &Rows, range: Range<usize>) -> Result<Option<RecordBatch>> {
-        self.counts.rows.add(range.len());
-        let dynamic = &mut self.dynamic;
-        let mask = if self.conjuncts.is_empty() && dynamic.is_none() {
-            None
-        } else {
-            self.conjuncts.passing(rows, &range, &mut |block, mask| match dynamic {
-                Some(dynamic) => dynamic.narrow(rows, &block, mask),
+    /// Rows of those taken that pass: about a batch, unless they are so few that they wait for more.
+    fn give(&mut self) -> Result<Option<RecordBatch>> {
+        let Some((rows, range)) = self.taken.take() else { return Ok(None) };
+        let elapsed = self.counts.baseline.elapsed_compute().clone();
+        let _timer = elapsed.timer();
+        let (end, mask) = match &mut self.dynamic {
+            None if self.conjuncts.is_empty() => (range.end, None),
+            dynamic => self.conjuncts.passing(&rows, &range, self.batch_size, &mut |block, mask| match dynamic {
+                Some(dynamic) => dynamic.narrow(&rows, block, mask),
                 None => Ok(mask),
-            })?
+            })?,
         };
-        let count = mask.as_ref().map_or(range.len(), |mask| mask.count_set_bits());
-        let granted = self.queue.claim(count);
-        if granted == 0 {
-            return Ok(None);
+        self.counts.rows.add(end - range.start);
+        if end < range.end {
+            self.taken = Some((rows.clone(), end..range.end));
         }
-        let mut batch = self.scan.output.batch(rows, &range, mask.as_ref())?;
-        if granted < count {
-            batch = batch.slice(0, granted);
-        }
+        let looked = range.start..end;
+        let count = mask.as_ref().map_or(looked.len(), BooleanBuffer::count_set_bits);
+        let (looked, mask) = match self.queue.claim(count) {
+            0 => return Ok(None),
+            granted if granted < count => first(granted, looked, mask),
+            _ => (looked, mask),
+        };
+        let batch = self.scan.output.batch(&rows, &looked, mask.as_ref())?;
         match &mut self.small {
             Some(small) => {
                 small.push_batch(batch)?;
@@ -337,4 +344,11 @@ impl Reader {
             None => Ok(Some(batch)),
         }
     }
+}
+
+/// The beginning of `range` in which `mask` keeps `count` rows.
+fn first(count: usize, range: Range<usize>, mask: Option<BooleanBuffer>) -> (Range<usize>, Option<BooleanBuffer>) {
+    let Some(mask) = mask else { return (range.start..range.start + count, None) };
+    let len = count.checked_sub(1).and_then(|last| mask.set_indices().nth(last)).map_or(0, |last| last + 1);
+    (range.start..range.start + len, Some(mask.slice(0, len)))
 }
