@@ -28,8 +28,8 @@ const VIEW: u64 = 16;
 const CODE: u64 = 2;
 /// Bytes that finding the few different strings of a column takes, at most.
 const CODING_MAX: u64 = 8 << 20;
-/// What every column takes beside its values, and more.
-const OVERHEAD: u64 = 2 << 10;
+/// What every column takes beside its values.
+const OVERHEAD: u64 = 1 << 10;
 
 /// A pinned file for the cache. `row_groups` are its rows, and `columns` where the table's columns are in it.
 pub(crate) fn file(
