@@ -62,12 +62,18 @@ impl FilesTable {
             let passes = session.create_physical_expr((*filter).clone(), &schema)?.evaluate(rows)?;
             keep = and_kleene(&keep, passes.into_array(rows.num_rows())?.as_boolean())?;
         }
-        let kept: Vec<usize> = (0..).zip(keep.iter()).filter_map(|(at, keep)| (keep == Some(true)).then_some(at)).collect();
+        let kept: Vec<usize> =
+            (0..).zip(keep.iter()).filter_map(|(at, keep)| (keep == Some(true)).then_some(at)).collect();
         Ok(Some(kept).filter(|kept| kept.len() < self.snapshot.files.len()))
     }
 
     /// The scan through the cache of hot columns, when it is on: of the files at `places`, as `base` would read them.
-    fn hot(&self, base: FileScanConfig, places: Option<&[usize]>, partitions: usize) -> Result<HotSource, FileScanConfig> {
+    fn hot(
+        &self,
+        base: FileScanConfig,
+        places: Option<&[usize]>,
+        partitions: usize,
+    ) -> Result<HotSource, FileScanConfig> {
         let (Some(cache), Some(segments)) = (&self.snapshot.hot, &self.snapshot.segments) else { return Err(base) };
         let table = self.snapshot.table.as_str().into();
         Ok(HotSource::new(base, segments.clone(), places, cache.clone(), table, partitions))

@@ -20,9 +20,9 @@ mod file;
 mod key;
 mod preload;
 mod room;
+mod scan;
 mod shelf;
 mod statistics;
-mod scan;
 mod zone;
 
 pub use cache::Cache;
@@ -31,6 +31,6 @@ pub use config::Config;
 pub use file::{File, Load, Size};
 pub use key::{ColumnKey, FileKey, SegmentId};
 pub use preload::{PreloadError, Table};
-pub use statistics::{Statistics, TableStatistics};
 pub use scan::{Bounds, ColumnBounds, HotSource, Outlook, Segments};
+pub use statistics::{Statistics, TableStatistics};
 pub use zone::Zone;

@@ -43,7 +43,9 @@ impl Bounds {
     /// Bytes that it takes in memory.
     pub fn bytes(&self) -> usize {
         let bytes = |column: &ColumnBounds| {
-            column.min.get_array_memory_size() + column.max.get_array_memory_size() + column.nulls.get_array_memory_size()
+            column.min.get_array_memory_size()
+                + column.max.get_array_memory_size()
+                + column.nulls.get_array_memory_size()
         };
         self.columns.iter().flatten().map(bytes).sum::<usize>() + self.columns.len() * size_of::<Option<ColumnBounds>>()
     }

@@ -12,8 +12,8 @@ use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{DynamicFilterTracking, Literal};
-use datafusion::physical_expr::utils::conjunction;
 use datafusion::physical_expr::split_conjunction;
+use datafusion::physical_expr::utils::conjunction;
 use datafusion::physical_expr_common::physical_expr::snapshot_physical_expr;
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 

@@ -8,10 +8,10 @@ use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion::error::Result;
 use datafusion::physical_expr::utils::conjunction;
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
-use datafusion::physical_plan::ExecutionPlan;
 
 use super::source::HotSource;
 use super::stream::Scan;
@@ -104,7 +104,11 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     }
     for (column, coded) in statistics.column_statistics.iter_mut().zip(source.coded()) {
         if *coded {
-            *column = ColumnStatistics { null_count: column.null_count, distinct_count: column.distinct_count, ..ColumnStatistics::new_unknown() };
+            *column = ColumnStatistics {
+                null_count: column.null_count,
+                distinct_count: column.distinct_count,
+                ..ColumnStatistics::new_unknown()
+            };
         }
     }
     // All partitions together give so many rows.

@@ -108,7 +108,9 @@ impl Segments {
         let (scan, file) = (self.scan_of(segment), self.file_of(segment));
         match file.columns.get(column) {
             Some(Some(_)) => None,
-            Some(None) => Some(ScalarValue::try_new_null(self.schema.field(column).data_type()).unwrap_or(ScalarValue::Null)),
+            Some(None) => {
+                Some(ScalarValue::try_new_null(self.schema.field(column).data_type()).unwrap_or(ScalarValue::Null))
+            }
             None => scan.partition_values.get(column - file.columns.len()).cloned(),
         }
     }

@@ -130,7 +130,9 @@ impl HotSource {
     pub fn with_coded(&self, columns: &[usize]) -> Option<Self> {
         let mut coded = self.coded.clone();
         for column in columns {
-            if self.schema.fields().get(*column)?.data_type() != &DataType::Utf8View || !estimate::is_coded(self, *column) {
+            if self.schema.fields().get(*column)?.data_type() != &DataType::Utf8View
+                || !estimate::is_coded(self, *column)
+            {
                 return None;
             }
             coded[*column] = true;
@@ -236,9 +238,7 @@ impl DataSource for HotSource {
         let OpenArgs { partition, context, sibling_state } = args;
         let executions = sibling_state.as_ref().and_then(|state| state.downcast_ref::<Executions>());
         let queue = match executions {
-            Some(executions) => {
-                executions.queue(&context, partition, self.partitions, || self.queue(self.in_order()))
-            }
+            Some(executions) => executions.queue(&context, partition, self.partitions, || self.queue(self.in_order())),
             // Nobody to share with: every so many segments are this partition's.
             None => Arc::new(self.queue(self.in_order().into_iter().skip(partition).step_by(self.partitions))),
         };
@@ -257,7 +257,12 @@ impl DataSource for HotSource {
             writeln!(f, "table={}", self.table)?;
             return writeln!(f, "hot={}, cold={absent_segments}", segments - absent_segments);
         }
-        write!(f, "HotSource: table={}, files={}", self.table, self.base.file_groups.iter().map(|g| g.len()).sum::<usize>())?;
+        write!(
+            f,
+            "HotSource: table={}, files={}",
+            self.table,
+            self.base.file_groups.iter().map(|g| g.len()).sum::<usize>()
+        )?;
         write!(f, ", hot={}, cold={absent_segments}, pruned={}", segments - absent_segments, self.left_out())?;
         write!(f, ", projection=[{}]", columns.join(", "))?;
         for (name, filters) in [("filters", &self.filters), ("dynamic_filters", &self.dynamic)] {
@@ -355,7 +360,8 @@ impl DataSource for HotSource {
         let (mut taken, mut dynamic) = (self.filters.clone(), self.dynamic.clone());
         let mut answers = Vec::with_capacity(filters.len());
         for filter in &filters {
-            let is_coded = || collect_columns(filter).iter().any(|column| self.coded.get(column.index()) == Some(&true));
+            let is_coded =
+                || collect_columns(filter).iter().any(|column| self.coded.get(column.index()) == Some(&true));
             // After a limit, a filter sees the rows of the limit alone.
             let of_table = match self.fetch.is_some() || is_volatile(filter) || is_coded() {
                 true => None,

@@ -212,7 +212,20 @@ impl Reader {
         });
         let (conjuncts, source) = (scan.conjuncts.clone(), &scan.source);
         let dynamic = Dynamic::new(&source.dynamic, source.segments.schema(), &scan.needed);
-        Self { conjuncts, dynamic, queue, context, counts, small, file: None, taken: None, batch_size, last: None, done: false, scan }
+        Self {
+            conjuncts,
+            dynamic,
+            queue,
+            context,
+            counts,
+            small,
+            file: None,
+            taken: None,
+            batch_size,
+            last: None,
+            done: false,
+            scan,
+        }
     }
 
     async fn next(&mut self) -> Result<Option<RecordBatch>> {

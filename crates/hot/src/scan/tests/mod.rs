@@ -2,4 +2,4 @@
 
 mod random;
 mod table;
-
+mod told;

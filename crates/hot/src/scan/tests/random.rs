@@ -150,7 +150,10 @@ fn query(u: &mut Unstructured) -> Drawn<(String, bool)> {
         5 => (format!("select {by}, id, s from t {filter} order by {by} {direction}, id limit {rows}"), true),
         6 => {
             let keys = "(values (1), (3), (350)) v(k)";
-            (format!("select t.id, t.s, k from (select * from t {filter}) t join {keys} on t.id = v.k or t.i = v.k"), false)
+            (
+                format!("select t.id, t.s, k from (select * from t {filter}) t join {keys} on t.id = v.k or t.i = v.k"),
+                false,
+            )
         }
         7 => {
             let both = "t.id = u.id and t.s = u.s";

@@ -58,14 +58,16 @@ impl Table {
     /// The table whose columns are `columns`, then `partitions`, of which each file has a value each.
     pub(super) fn new(columns: &Schema, partitions: &Schema, files: &[(&Path, Vec<ScalarValue>)]) -> Self {
         let columns = Arc::new(columns.clone());
-        let schema = TableSchema::builder(columns.clone()).with_table_partition_cols(partitions.fields().clone()).build();
+        let schema =
+            TableSchema::builder(columns.clone()).with_table_partition_cols(partitions.fields().clone()).build();
         let (mut pinned, mut all) = (Vec::new(), Vec::new());
         for (path, values) in files {
             let reader = ParquetRecordBatchReaderBuilder::try_new(DiskFile::open(path).expect("open")).expect("footer");
             let own = Arc::new(transform_schema_to_view(reader.schema()));
             let footer = reader.metadata().clone();
             let place = |field: &Arc<_>| own.index_of(datafusion::arrow::datatypes::Field::name(field)).ok();
-            let mut statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &own).expect("statistics");
+            let mut statistics =
+                DFParquetMetadata::statistics_from_parquet_metadata(&footer, &own).expect("statistics");
             statistics.column_statistics = Statistics::new_unknown(schema.table_schema()).column_statistics;
             let size = std::fs::metadata(path).expect("size").len();
             let mut file = PartitionedFile::new(path.to_str().expect("utf8"), size)
@@ -109,7 +111,8 @@ impl Table {
             let file = self.segments.file_of(segment);
             let row_group = self.segments.get(segment).row_group;
             for (column, field) in self.schema.file_schema().fields().iter().enumerate() {
-                if let Some(key) = file.column(row_group, column, field.data_type()).filter(|_| wanted(segment, column)) {
+                if let Some(key) = file.column(row_group, column, field.data_type()).filter(|_| wanted(segment, column))
+                {
                     cache.get_or_load(&"public.t".into(), &file.loader, &[key]).await.expect("loaded");
                 }
             }
