@@ -1,5 +1,6 @@
 //! The parts of the engine, and what callers ask of it. Planning and the session state have files of their own.
 
+mod hot;
 mod planning;
 mod state;
 
@@ -112,6 +113,9 @@ impl Engine {
         let limits = Arc::new(PerPrincipal::limits(&config, cpu.threads(), memory_limit));
         let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
         let memory = Memory::new(config.memory_pool, memory_limit);
+        if let Some(hot) = catalog.hot() {
+            memory.add_reclaimer(Arc::clone(hot) as _);
+        }
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));
         let engine = Arc::new(Self {
