@@ -103,10 +103,7 @@ impl Engine {
     pub fn new(config: Config, front_end: &'static [SettingSpec], catalog: Arc<Catalog>) -> Result<Arc<Self>, Error> {
         let cpu = CpuRuntime::start(config.cpu_threads)
             .map_err(|error| Error::Invalid(format!("cannot start the CPU runtime: {error}")))?;
-        let (memory_limit, source) = match config.memory_limit {
-            Some(limit) => (limit.0, "engine.memory_limit".to_owned()),
-            None => memory::default_limit(),
-        };
+        let (memory_limit, source) = config.memory_bytes();
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
         let spill = Spill::new(&config)?;
         let template = state::template(&config, &catalog)?;
