@@ -324,3 +324,7 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;
