@@ -324,7 +324,7 @@ fn ambiguous(first: &Candidate, second: &Candidate) -> Error {
 }
 
 /// `schema.name`, or `name` in the default schema.
-pub(crate) fn split_name(name: &str) -> (&str, &str) {
+pub fn split_name(name: &str) -> (&str, &str) {
     name.split_once('.').unwrap_or((SCHEMA, name))
 }
 
