@@ -19,6 +19,13 @@ use super::stream::Scan;
 /// Columns of segments that are looked for in memory, at most, to say how much of a scan is there.
 const LOOKS_MAX: usize = 4096;
 
+/// Rows of which it is worth knowing how many pass before it is decided how to go about them.
+const SAMPLE_FROM: usize = 64 << 10;
+/// Places of a table that are looked at for that.
+const SAMPLES: usize = 8;
+/// Rows at each of them.
+const SAMPLE_ROWS: usize = 256;
+
 /// What a scan has to do, as things are now.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Outlook {
@@ -51,7 +58,7 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
         };
         looked += 1;
         match scan.peek(*segment) {
-            Some(rows) => outlook.rows += rows,
+            Some(rows) => outlook.rows += rows.map_or(0, |rows| rows.range.len()),
             None => {
                 absent += 1;
                 outlook.rows += rows(*segment);
@@ -81,20 +88,21 @@ pub(super) fn is_coded(source: &HotSource, output: usize) -> bool {
 
 /// What is known of the rows that the scan gives, or of one of `share` equal parts of them.
 ///
-/// With filters it is what DataFusion's own filter would make of it, so that plans do not get worse estimates because the
-/// source does the filtering.
+/// With filters it is what DataFusion's own filter would make of it, but for the number of rows: some of those in memory are
+/// looked at, so that joins begin at the smaller side.
 pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<usize>) -> Result<Statistics> {
     let mut statistics = source.base.statistics();
     if !source.filters.is_empty() {
-        let rows = source.may_pass().iter().map(|segment| source.segments.get(*segment).rows).sum();
-        if source.left_out() > 0 {
-            statistics = statistics.to_inexact();
-            statistics.num_rows = Precision::Inexact(rows);
-        }
+        let (rows, share) = rows_and_share(source);
         let table = Arc::new(EmptyExec::new(source.segments.schema().clone()));
         let filter = FilterExec::try_new(conjunction(source.filters.iter().cloned()), table)?;
         let filtered = filter.statistics_from_inputs(&[Arc::new(statistics)], &StatisticsArgs::new())?;
         statistics = Arc::unwrap_or_clone(filtered);
+        let estimate = statistics.num_rows.get_value().map_or(rows, |estimate| rows.min(*estimate));
+        let better = share.map_or(estimate, |share| (rows as f64 * share).ceil() as usize);
+        if statistics.num_rows != Precision::Exact(0) {
+            statistics.num_rows = Precision::Inexact(better);
+        }
     }
     let mut statistics = source.projection.project_statistics(statistics, schema)?;
     if let Some(parts) = share {
@@ -113,6 +121,37 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     }
     // All partitions together give so many rows.
     statistics.with_fetch(source.fetch, 0, 1)
+}
+
+/// The most rows that can pass the filters, and the share of them that does, if it is known.
+pub(super) fn rows_and_share(source: &HotSource) -> (usize, Option<f64>) {
+    *source.sampled.get_or_init(|| {
+        let rows = outlook(source).rows;
+        (rows, sample(source, rows))
+    })
+}
+
+/// The share of `rows`, all those that may pass, that do pass, found by looking at some of them; `None` = too few are in
+/// memory, or there are so few that it does not matter.
+fn sample(source: &HotSource, rows: usize) -> Option<f64> {
+    if rows < SAMPLE_FROM {
+        return None;
+    }
+    let scan = Scan::new(source, source.segments.schema()).ok()?;
+    let segments = source.may_pass();
+    let (mut looked, mut passed) = (0, 0);
+    for at in 0..SAMPLES {
+        // Places in the middle of equal parts of the table.
+        let place = segments.len() * (2 * at + 1);
+        let (segment, within) = (place / (2 * SAMPLES), place % (2 * SAMPLES));
+        let Some(Some(rows)) = scan.peek(segments[segment]) else { continue };
+        let start = rows.range.start + rows.range.len() * within / (2 * SAMPLES);
+        let range = start..rows.range.end.min(start + SAMPLE_ROWS);
+        looked += range.len();
+        passed += scan.count(&rows, range).ok()?;
+    }
+    // Of a filter that no row of the sample passes it is only known that few do.
+    (looked >= SAMPLES * SAMPLE_ROWS / 2).then(|| passed.max(1) as f64 / looked as f64)
 }
 
 fn divided(rows: Precision<usize>, parts: usize) -> Precision<usize> {

@@ -55,6 +55,8 @@ pub struct HotSource {
     kept: Arc<[u32]>,
     /// Those of them in which rows may pass the filters.
     may_pass: OnceLock<Arc<[u32]>>,
+    /// The most rows that can pass the filters, and the share of them that does, if it was found out.
+    pub(super) sampled: OnceLock<(usize, Option<f64>)>,
     partitions: usize,
     /// Columns only.
     pub(super) projection: ProjectionExprs,
@@ -94,6 +96,7 @@ impl HotSource {
             table,
             kept: kept.into(),
             may_pass: OnceLock::new(),
+            sampled: OnceLock::new(),
             partitions: 1,
             projection: ProjectionExprs::from_indices(&columns, &schema),
             coded: vec![false; columns.len()],
@@ -105,7 +108,7 @@ impl HotSource {
             metrics: ExecutionPlanMetricsSet::new(),
             segments,
         };
-        source.partitions = partitions.min(source.rows().div_ceil(ROWS_PER_PARTITION)).max(1);
+        source.partitions = source.worth(partitions);
         source
     }
 
@@ -191,6 +194,12 @@ impl HotSource {
 
     fn rows(&self) -> usize {
         self.kept.iter().map(|segment| self.segments.get(*segment).rows).sum()
+    }
+
+    /// As many of `partitions` as are worth it for the rows that may pass.
+    fn worth(&self, partitions: usize) -> usize {
+        let rows = if self.filters.is_empty() { self.rows() } else { estimate::rows_and_share(self).0 };
+        partitions.min(rows.div_ceil(ROWS_PER_PARTITION)).max(1)
     }
 
     /// A copy with metrics of its own.
@@ -287,8 +296,8 @@ impl DataSource for HotSource {
         _repartition_file_min_size: usize,
         _output_ordering: Option<LexOrdering>,
     ) -> Result<Option<Arc<dyn DataSource>>> {
-        let more = target_partitions > self.partitions;
-        Ok(more.then(|| Arc::new(Self { partitions: target_partitions, ..self.fresh() }) as _))
+        let partitions = self.worth(target_partitions);
+        Ok((partitions > self.partitions).then(|| Arc::new(Self { partitions, ..self.fresh() }) as _))
     }
 
     fn output_partitioning(&self) -> Partitioning {
@@ -384,7 +393,11 @@ impl DataSource for HotSource {
         if taken.len() == self.filters.len() && dynamic.len() == self.dynamic.len() {
             return Ok(answer);
         }
-        let source = Self { filters: taken, dynamic, may_pass: OnceLock::new(), ..self.fresh() };
+        let mut source = Self { dynamic, ..self.fresh() };
+        if taken.len() > self.filters.len() {
+            source = Self { filters: taken, may_pass: OnceLock::new(), sampled: OnceLock::new(), ..source };
+            source.partitions = source.worth(self.partitions);
+        }
         Ok(answer.with_updated_node(Arc::new(source)))
     }
 

@@ -101,11 +101,18 @@ impl Scan {
         Ok(columns.map(|columns| self.rows(segment, &places, &columns)).ok_or(segment))
     }
 
-    /// How many rows of a segment may pass, if all that is needed is in memory.
-    pub(super) fn peek(&self, segment: u32) -> Option<usize> {
+    /// The rows of a segment of which it is not known that they do not pass, `Some(None)` = no such row, if all that is
+    /// needed is in memory. Nothing is counted.
+    pub(super) fn peek(&self, segment: u32) -> Option<Option<Rows>> {
         let (places, keys) = self.keys(segment);
         let columns = keys.iter().map(|key| self.source.cache.peek(key)).collect::<Option<Vec<_>>>()?;
-        Some(self.rows(segment, &places, &columns).map_or(0, |rows| rows.range.len()))
+        Some(self.rows(segment, &places, &columns))
+    }
+
+    /// How many of the rows `range` pass the filters that are known beforehand.
+    pub(super) fn count(&self, rows: &Rows, range: Range<usize>) -> Result<usize> {
+        let (_, mask) = self.conjuncts.clone().passing(rows, &range, usize::MAX, &mut |_, mask| Ok(mask))?;
+        Ok(mask.map_or(range.len(), |mask| mask.count_set_bits()))
     }
 
     /// The needed columns of a segment, as its file has them, by the scan there would be without the cache.
@@ -307,12 +314,17 @@ impl Reader {
         Ok(None)
     }
 
-    /// Whether rows of a segment may pass the dynamic filters, as they are now.
-    fn may_pass(&mut self, segment: u32) -> bool {
-        let Some(dynamic) = &mut self.dynamic else { return true };
-        if dynamic.refresh() {
+    /// Reads the dynamic filters again if they have changed.
+    fn refresh(&mut self) {
+        if self.dynamic.as_mut().is_some_and(Dynamic::refresh) {
             self.last = None;
         }
+    }
+
+    /// Whether rows of a segment may pass the dynamic filters, as they are now.
+    fn may_pass(&mut self, segment: u32) -> bool {
+        self.refresh();
+        let Some(dynamic) = &self.dynamic else { return true };
         let Some(pruning) = dynamic.pruning() else { return true };
         if let Some((last, may_pass)) = self.last
             && last == segment
@@ -328,6 +340,7 @@ impl Reader {
     /// Rows of those taken that pass: about a batch, unless they are so few that they wait for more.
     fn give(&mut self) -> Result<Option<RecordBatch>> {
         let Some((rows, range)) = self.taken.take() else { return Ok(None) };
+        self.refresh();
         let elapsed = self.counts.baseline.elapsed_compute().clone();
         let _timer = elapsed.timer();
         let (end, mask) = match &mut self.dynamic {

@@ -75,6 +75,7 @@ async fn a_lookup_by_the_sorted_column_looks_at_one_row() {
     let shown = displayable(plan.as_ref()).indent(false).to_string();
     assert!(!shown.contains("FilterExec"), "the source does it: {shown}");
     assert_eq!(source(&leaf(&plan)).outlook(), Outlook { rows: 1, segments: 1, ..Outlook::default() });
+    assert_eq!(plan.properties().partitioning.partition_count(), 1, "that is not worth two partitions");
     let batches = collect(plan.clone(), context.task_ctx()).await.expect("rows");
     assert_eq!(texts(&batches), ["23456|-23456|a region with a long name"]);
     assert_eq!(counted(&leaf(&plan), "rows_scanned"), 1);
@@ -249,4 +250,21 @@ async fn a_plan_shows_what_is_hot() {
     let expected = "HotSource: table=public.t, files=2, hot=1, cold=1, pruned=2, projection=[s], \
                     filters=[id@0 > 25000, v@1 < 0]";
     assert!(shown.contains(expected), "{shown}");
+}
+
+#[tokio::test]
+async fn how_many_rows_pass_is_known_from_some_of_them() {
+    let (_folder, table) = table(20_000);
+    let rows = |table: &Table| {
+        let context = context(table, 1);
+        async move {
+            let plan = plan(&context, "select id from t where s like '%region%' and v is not null").await;
+            let statistics = source(&leaf(&plan)).partition_statistics(None).expect("statistics");
+            statistics.num_rows.get_value().copied().expect("a number")
+        }
+    };
+    assert_eq!(rows(&table).await, 16_000, "what DataFusion takes any such filter for");
+    table.load(|_, _| true).await;
+    let sampled = rows(&table).await;
+    assert!((22_000..=26_000).contains(&sampled), "{sampled} in place of 24,000");
 }
