@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod fresh;
+mod hot;
 mod names;
 mod reading;
 mod remote;

@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use tokio::runtime::Handle;
 use updraft_auth::Principal;
 use updraft_catalog::Catalog;
+use updraft_hot::Cache;
 
 use super::Engine;
 use crate::bridge::Weight;
@@ -45,6 +46,10 @@ struct Fixture {
 
 impl Fixture {
     async fn new(config: Config) -> Self {
+        Self::with_hot(config, |catalog| catalog).await
+    }
+
+    async fn with_hot(config: Config, hot: impl FnOnce(Catalog) -> Catalog) -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("t.csv"), "id,name\n1,a\n2,b\n3,c\n").unwrap();
         std::fs::write(dir.path().join("u.csv"), "id\n2\n").unwrap();
@@ -53,7 +58,7 @@ impl Fixture {
         catalog.views.insert("v".to_owned(), "SELECT id FROM t WHERE id > 1".to_owned());
         let catalog = Catalog::open(catalog, Handle::current()).await.unwrap_or_else(|errors| panic!("{errors:?}"));
         let config = Config { cpu_threads: 2, memory_limit: Some(ByteSize::mib(256)), ..config };
-        Self { engine: Engine::new(config, &[], Arc::new(catalog)).unwrap(), dir }
+        Self { engine: Engine::new(config, &[], Arc::new(hot(catalog))).unwrap(), dir }
     }
 
     async fn with_results(limit: ByteSize) -> Self {
@@ -61,10 +66,21 @@ impl Fixture {
     }
 
     /// As a careful writer does: the new file takes the place of the old one at once.
-    fn write(&self, name: &str, text: &str) {
+    fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         let path = self.dir.path().join(name);
-        std::fs::write(path.with_extension("new"), text).unwrap();
+        std::fs::write(path.with_extension("new"), bytes).unwrap();
         std::fs::rename(path.with_extension("new"), path).unwrap();
+    }
+
+    /// A file of the numbers of a range.
+    fn numbers(&self, name: &str, ids: std::ops::Range<i64>) {
+        let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(ids));
+        let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        self.write(name, bytes);
     }
 
     fn session(&self, name: &str) -> Session {
@@ -137,12 +153,7 @@ async fn the_same_statement_is_planned_once_until_a_file_changes() {
 async fn plans_that_start_anew_are_run_again_and_others_are_not() {
     let fixture = Fixture::new(Config::default()).await;
     let session = fixture.session("ann");
-    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1000));
-    let batch = RecordBatch::try_from_iter([("id", ids)]).unwrap();
-    let file = std::fs::File::create(fixture.dir.path().join("p.parquet")).unwrap();
-    let mut writer = ArrowWriter::try_new(file, batch.schema(), None).unwrap();
-    writer.write(&batch).unwrap();
-    writer.close().unwrap();
+    fixture.numbers("p.parquet", 0..1000);
     let rows = "(VALUES (1, 'a'), (2, 'b'), (3, 'b'), (NULL, 'c')) AS x(n, s)";
     for (sql, answer, again) in [
         ("SELECT 1", "1".to_owned(), true),
@@ -175,6 +186,40 @@ async fn plans_that_start_anew_are_run_again_and_others_are_not() {
         // At the same time, and each as if it were alone.
         let (one, two) = tokio::join!(fixture.answer(sql), fixture.answer(sql));
         assert_eq!((one, two), (answer.clone(), answer), "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_over_columns_in_memory_is_run_again_while_they_are_there() {
+    let cache = Cache::new(64 << 20);
+    let hot = Arc::clone(&cache);
+    let fixture = Fixture::with_hot(Config::default(), |catalog| catalog.with_hot(hot)).await;
+    fixture.numbers("p.parquet", 0..1000);
+    let session = fixture.session("ann");
+    for (sql, before, after) in [
+        ("SELECT id FROM p WHERE id = 7", "7", ""),
+        ("SELECT id % 2, count(*), sum(id) FROM p WHERE id < 10 GROUP BY 1 ORDER BY 1 LIMIT 1", "0 5 20", "0 1 8"),
+    ] {
+        let kept = async || {
+            let planned = fixture.plan(&session, sql).await;
+            let Work::Query(ready) = &planned.work else { panic!("{sql} is a query") };
+            ready.again()
+        };
+        fixture.numbers("p.parquet", 0..1000);
+        // Reads the file, finds its columns in memory, and is as it was found.
+        for _ in 0..3 {
+            assert_eq!(fixture.answer(sql).await, before, "{sql}");
+        }
+        let first = kept().await;
+        for _ in 0..3 {
+            assert_eq!(fixture.answer(sql).await, before, "{sql}, again");
+        }
+        let same = first.zip(kept().await).is_some_and(|(a, b)| Arc::ptr_eq(&a, &b));
+        assert!(same, "{sql} is not planned once more");
+        cache.clear();
+        assert_eq!(fixture.answer(sql).await, before, "{sql}, from the file");
+        fixture.numbers("p.parquet", 8..1000);
+        assert_eq!(fixture.answer(sql).await, after, "{sql}, of the new file");
     }
 }
 

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::error::Result;
@@ -28,6 +28,7 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
 use datafusion::physical_plan::union::UnionExec;
+use updraft_hot::HotSource;
 
 use crate::footprint::{Footprint, Shape};
 
@@ -60,13 +61,13 @@ impl Again {
     }
 
     /// Whether planning once more, in this shape and for this much room, would give the same plan. With more room it
-    /// might be a better one.
+    /// might be a better one, and with less of its columns in memory another.
     pub(crate) fn suits(&self, shape: Shape, room: Option<usize>) -> bool {
         let fits = match (self.room, room) {
             (Some(planned), Some(room)) => planned <= room && room / 2 <= planned,
             (planned, room) => planned == room,
         };
-        self.shape == shape && (fits || self.footprint.is_light)
+        self.shape == shape && (fits || self.footprint.is_light) && all(&self.plan, |node| is_in_memory(node))
     }
 
     /// A copy to run.
@@ -74,15 +75,31 @@ impl Again {
     /// # Errors
     /// None in practice: what DataFusion says of a node that does not take back its own children.
     pub(crate) fn plan(&self) -> Result<Arc<dyn ExecutionPlan>> {
-        reset_plan_states(Arc::clone(&self.plan))
+        let plan = Arc::clone(&self.plan).transform_up(|node| {
+            // Sources have no state to reset, but metrics that would grow with each run.
+            let scan = node.downcast_ref::<DataSourceExec>();
+            let source = scan.and_then(|scan| scan.data_source().downcast_ref::<HotSource>());
+            Ok(match (scan, source) {
+                (Some(scan), Some(source)) => {
+                    let source = Arc::new(source.with_rows(source.fetch()));
+                    Transformed::yes(Arc::new(scan.clone().with_data_source(source)) as Arc<dyn ExecutionPlan>)
+                }
+                _ => Transformed::no(node),
+            })
+        });
+        reset_plan_states(plan.data()?)
     }
 }
 
 /// Whether copies of `plan` have nothing in common that a run changes.
 fn starts_anew(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    all(plan, |node| known(node) && is_in_memory(node) && !shares_a_filter(node))
+}
+
+fn all(plan: &Arc<dyn ExecutionPlan>, test: impl Fn(&dyn ExecutionPlan) -> bool) -> bool {
     let mut all = true;
     let walked = plan.apply(|node| {
-        all = all && known(node.as_ref()) && !shares_a_filter(node.as_ref());
+        all = all && test(node.as_ref());
         Ok(if all { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
     all && walked.is_ok()
@@ -90,10 +107,8 @@ fn starts_anew(plan: &Arc<dyn ExecutionPlan>) -> bool {
 
 /// Whether `node` is of a kind whose `reset_state` leaves nothing of a run.
 fn known(node: &dyn ExecutionPlan) -> bool {
-    if let Some(scan) = node.downcast_ref::<DataSourceExec>() {
-        return source_starts_anew(scan.data_source().as_ref());
-    }
     node.is::<PlaceholderRowExec>()
+        || node.is::<DataSourceExec>()
         || node.is::<EmptyExec>()
         || node.is::<ProjectionExec>()
         || node.is::<FilterExec>()
@@ -108,9 +123,15 @@ fn known(node: &dyn ExecutionPlan) -> bool {
         || OURS.contains(&node.name())
 }
 
-/// Readers of files keep the metrics of all their runs, which would grow without end.
-fn source_starts_anew(source: &dyn DataSource) -> bool {
-    source.is::<MemorySourceConfig>()
+/// Whether `node` reads nothing from files. Their readers keep the metrics of all their runs, which would grow without end;
+/// and how a scan of columns is planned depends on whether they are in memory.
+fn is_in_memory(node: &dyn ExecutionPlan) -> bool {
+    let Some(scan) = node.downcast_ref::<DataSourceExec>() else { return true };
+    let source = scan.data_source();
+    match source.downcast_ref::<HotSource>() {
+        Some(hot) => hot.outlook().absent_segments == 0,
+        None => source.is::<MemorySourceConfig>(),
+    }
 }
 
 /// Whether `node` has a filter that is made while the query runs, beside the one that a sort keeps to itself and makes

@@ -104,4 +104,8 @@ impl Reclaim for ResultCache {
     fn reclaim(&self, bytes: u64) -> u64 {
         self.results.evict(usize::try_from(bytes).unwrap_or(usize::MAX)) as u64
     }
+
+    fn held(&self) -> u64 {
+        self.results.size().1 as u64
+    }
 }
