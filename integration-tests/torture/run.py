@@ -35,7 +35,7 @@ EXPERIMENTS = {
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    for name, text in {**EXPERIMENTS, "all": "every experiment with every pool, in some 25 minutes", "slice": "the part that CI runs: 4 minutes, fails when a promise is broken"}.items():
+    for name, text in {**EXPERIMENTS, "all": "every experiment with every pool, in some 25 minutes", "slice": "the part that CI runs: about a minute, fails when a promise is broken"}.items():
         c = commands.add_parser(name, help=text, description=text)
         c.add_argument("--seed", type=int, default=1, help="the statements follow from it [1]")
         c.add_argument("--queries", type=int, help="how many statements, or repetitions [fits the experiment]")
