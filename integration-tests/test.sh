@@ -51,6 +51,7 @@ step clients-rust clients rust
 step clients-matrix clients matrix --check
 step torture integration-tests/torture/run.py slice
 step torture-report integration-tests/torture/run.py render --check
+step bench-judge .venv/bin/python -m pytest -q integration-tests/bench
 step bench integration-tests/bench/run.py smoke
 step bench-report integration-tests/bench/run.py render --check
 

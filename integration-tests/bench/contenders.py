@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable
 
 import adbc_driver_flightsql.dbapi as adbc
@@ -87,17 +86,21 @@ def setup(arguments, folder, hot=None, results=0, more=()):
 
 
 def hot(server):
-    """What the server says of its cache of hot tables; None if it has none."""
-    return server.status().get("hot")
+    """What the cache of hot tables holds, and columns it was asked for until now; None if the server has no such cache."""
+    found = server.status().get("hot")
+    if found is None:
+        return None
+    asked = {name: sum(table[name] for table in found["tables"].values()) for name in ("hits", "misses")}
+    return asked | {"bytes": found["used_bytes"]}
 
 
-def call(server, path, **query):
+def call(server, path):
     """Tells the cache of hot tables something, by the admin port. From several threads at once: each call has its connection."""
     with contextlib.closing(server.admin()) as connection:
-        connection.request("POST", f"{path}?{urllib.parse.urlencode(query)}")
+        connection.request("POST", path)
         answer = connection.getresponse()
         text = answer.read().decode(errors="replace")
-    assert answer.status < 300, f"{path} {query}: {answer.status} {text}"
+    assert answer.status < 300, f"{path}: {answer.status} {text}"
 
 
 @contextlib.contextmanager

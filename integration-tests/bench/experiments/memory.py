@@ -14,7 +14,7 @@ def run(arguments):
         with serving(contenders.setup(arguments, folder)) as server:
             if contenders.hot(server) is None:
                 return {"absent": "the server has no cache of hot tables", "problems": []}
-            contenders.call(server, "/hot/preload", table=table)
+            contenders.call(server, f"/hot/preload/{table}")
             cached = contenders.hot(server)["bytes"]
         plain = tables.plain_bytes(folder, table)
         found.append({"table": table, "bytes": cached, "plain_bytes": plain, "ratio": round(cached / plain, 3)})

@@ -27,7 +27,7 @@ def run(arguments):
     with serving(contenders.setup(arguments, folder)) as server:
         if contenders.hot(server) is None:
             return {"absent": "the server has no cache of hot tables", "problems": []}
-        one = lambda name: contenders.call(server, "/hot/preload", table=name)  # noqa: E731
+        one = lambda name: contenders.call(server, f"/hot/preload/{name}")  # noqa: E731
 
         def together():
             with concurrent.futures.ThreadPoolExecutor(TABLES) as pool:

@@ -3,7 +3,7 @@
 import contenders
 import tables
 from race import broken, median, race
-from statements import TPCH
+from statements import tpch_at
 
 DEFAULTS = {"scale": 1.0, "rounds": 5, "seconds": 0.0}
 
@@ -19,7 +19,7 @@ def total(rows, name):
 def run(arguments):
     folder = tables.tpch(arguments.scale)
     with contenders.oracle(folder) as oracle, contenders.field(arguments, folder) as (server, field, absent):
-        figures = race(field, TPCH, oracle, arguments, lambda: contenders.hot(server))
+        figures = race(field, tpch_at(arguments.scale), oracle, arguments, lambda: contenders.hot(server))
         memory = {contender.name: contender.memory() for contender in field if contender.memory}
     totals = {contender.name: total(figures["rows"], contender.name) for contender in field}
     return figures | {"scale": arguments.scale, "totals": totals, "memory": memory, "absent": absent, "problems": broken(figures["rows"])}
