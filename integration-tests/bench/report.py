@@ -163,7 +163,7 @@ def rows(_, figures):
 def files(_, figures):
     memory = {"in the cache": held, "peak of the server": lambda of: mib(of["rss_peak"])}
     text = f"## Growth with the number of files\n\n{figures['rows']:,} rows in so many files. Files may change at any time, so each query looks at all of them first.\n\n"
-    return [text + growth("files", figures["files"], memory)]
+    return [text + growth("files", {f"{int(count):,}": of for count, of in figures["files"].items()}, memory)]
 
 
 def held(of):

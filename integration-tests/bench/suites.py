@@ -13,7 +13,7 @@ SMOKE = {
     "tpch": {"scale": 0.01, "rounds": 1},
     "rows": {"rows": [0, 1_000, 100_000], "rounds": 1, "seconds": 0.0},
     "files": {"rows": [10_000], "files": [1, 20], "rounds": 1, "seconds": 0.0},
-    "skew": {"rows": [2_000], "queries": 100},
+    "skew": {"rows": [2_000], "queries": 60},
     "preload": {"rows": [10_000], "rounds": 1},
     "memory": {"rows": [100_000], "scale": 0.01},
     "repeated": {"rows": [10_000], "rounds": 1, "seconds": 0.0},

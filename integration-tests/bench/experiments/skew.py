@@ -29,7 +29,7 @@ def names(seed):
 
 
 def load(arguments, folder, limit, scans):
-    """Asks, half of the queries unmeasured; returns the cache's figures over the rest, or None where the server has no such cache."""
+    """Asks, half of the queries unmeasured; returns the cache's figures over the rest."""
     order, popular = random.Random(arguments.seed + 1), names(arguments.seed)
     asked = [[name] for name in order.choices(popular, WEIGHTS, k=arguments.queries)]
     if scans:
@@ -37,8 +37,6 @@ def load(arguments, folder, limit, scans):
     wrong, most = 0, 0
     with contenders.oracle(folder) as oracle, serving(contenders.setup(arguments, folder, hot=limit)) as server, contenders.updraft(server) as (ours,):
         right = {name: answers.answer(oracle(SQL.format(table=name)), True) for name in popular}
-        if contenders.hot(server) is None:
-            return None
         counted = {"hits": 0, "misses": 0}
         for number, query in enumerate(asked):
             before = contenders.hot(server)
@@ -57,19 +55,22 @@ def rate(counted):
 
 
 def working_set(arguments, folder):
-    """Bytes of all that the queries ask for, in a cache that holds it."""
+    """Bytes of all that the queries ask for, in a cache that holds it; None if the server has no cache."""
     with serving(contenders.setup(arguments, folder)) as server, contenders.updraft(server) as (ours,):
         for name in itertools.chain(names(arguments.seed), names(arguments.seed)):
             ours.query(SQL.format(table=name))
-        return (contenders.hot(server) or {}).get("bytes")
+        found = contenders.hot(server)
+        return found and found["bytes"]
 
 
 def run(arguments):
     (rows,) = arguments.rows
     folder = tables.many(TABLES, rows)
     everything = working_set(arguments, folder)
-    if not everything:
+    if everything is None:
         return {"absent": "the server has no cache of hot tables", "problems": []}
+    if everything == 0:
+        return {"absent": "the cache is empty after queries", "problems": ["skew: the cache is empty after each table was asked for twice"]}
     best = sum(WEIGHTS[: TABLES // SHARE]) / sum(WEIGHTS)
     figures = {"working_set": everything, "best_rate": round(best, 4), "tables": TABLES, "queries": arguments.queries}
     for kind, scans in (("plain", False), ("scans", True)):
