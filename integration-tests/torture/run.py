@@ -16,8 +16,10 @@ sys.path.insert(1, str(ROOT / "integration-tests/python"))
 
 import harness  # noqa: E402
 import report  # noqa: E402
-from common import POOLS, described, size  # noqa: E402
-from server import WORK, Died, note  # noqa: E402
+from common import POOLS, described  # noqa: E402
+from lab import given, note, size  # noqa: E402
+from server import Died  # noqa: E402
+from tables import WORK  # noqa: E402
 from targets import broken  # noqa: E402
 
 EXPERIMENTS = {
@@ -50,19 +52,6 @@ def parser():
     r.add_argument("results", nargs="*", type=pathlib.Path, help="results to take over into docs/memory first (.work/torture/*.json)")
     r.add_argument("--check", action="store_true", help="write nothing; fail if docs/memory.md is not what the figures say")
     return p
-
-
-def given(argv):
-    """The arguments as they were given, without those that only mean something on this machine."""
-    kept, skip = [], False
-    for word in argv:
-        if skip or word.startswith("--binary="):
-            skip = False
-        elif word == "--binary":
-            skip = True
-        else:
-            kept.append(word)
-    return kept
 
 
 def run(arguments):
