@@ -5,9 +5,9 @@ use std::hash::Hash;
 
 use parking_lot::Mutex;
 
-/// Least recently used entries go when the sum of their weights passes `budget`.
+/// Least recently used entries go when the sum of their weights, and of what is reserved, passes the budget.
 #[derive(Debug)]
-pub(crate) struct Cache<K, V> {
+pub struct Cache<K, V> {
     budget: usize,
     inner: Mutex<Inner<K, V>>,
 }
@@ -18,6 +18,7 @@ struct Inner<K, V> {
     /// Keys by the tick of their last use.
     order: BTreeMap<u64, K>,
     tick: u64,
+    /// Weights of the entries, and what is reserved for others to come.
     used: usize,
 }
 
@@ -30,12 +31,13 @@ struct Slot<V> {
 
 impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     /// An empty cache of `budget` bytes.
-    pub(crate) fn new(budget: usize) -> Self {
+    pub fn new(budget: usize) -> Self {
         let inner = Inner { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, used: 0 };
         Self { budget, inner: Mutex::new(inner) }
     }
 
-    pub(crate) fn get(&self, key: &K) -> Option<V> {
+    /// The value of `key`, which counts as a use.
+    pub fn get(&self, key: &K) -> Option<V> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         inner.tick += 1;
@@ -47,26 +49,81 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     }
 
     /// Keeps `value`, which weighs `weight` bytes, unless it alone is heavier than the budget.
-    pub(crate) fn insert(&self, key: K, value: V, weight: usize) {
+    pub fn insert(&self, key: K, value: V, weight: usize) {
         if weight > self.budget {
             return;
         }
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        inner.tick += 1;
-        let tick = inner.tick;
-        if let Some(old) = inner.entries.insert(key.clone(), Slot { value, weight, tick }) {
-            inner.order.remove(&old.tick);
-            inner.used -= old.weight;
+        let old = inner.put(key, value, weight);
+        let dropped = inner.shrink(self.budget);
+        drop(inner);
+        // What a value holds may take long to drop.
+        drop((old, dropped));
+    }
+
+    /// Makes room for `bytes` of an entry that is still being made. `false` when there is none: others are being
+    /// made too. They count as used until [`Self::release`].
+    pub fn reserve(&self, bytes: usize) -> bool {
+        let mut inner = self.inner.lock();
+        let dropped = inner.shrink(self.budget.saturating_sub(bytes));
+        let fits = inner.used.saturating_add(bytes) <= self.budget;
+        if fits {
+            inner.used += bytes;
         }
-        inner.order.insert(tick, key);
-        inner.used += weight;
-        while inner.used > self.budget {
-            let Some((_, oldest)) = inner.order.pop_first() else { break };
-            if let Some(slot) = inner.entries.remove(&oldest) {
-                inner.used -= slot.weight;
+        drop(inner);
+        drop(dropped);
+        fits
+    }
+
+    /// Gives back what [`Self::reserve`] took.
+    pub fn release(&self, bytes: usize) {
+        self.inner.lock().used -= bytes;
+    }
+
+    /// Drops entries, the one used longest ago first, until `bytes` are free that were not. Returns how many that are.
+    pub fn evict(&self, bytes: usize) -> usize {
+        let mut inner = self.inner.lock();
+        let before = inner.used;
+        let dropped = inner.shrink(before.saturating_sub(bytes));
+        let freed = before - inner.used;
+        drop(inner);
+        drop(dropped);
+        freed
+    }
+
+    /// How many entries there are, and how many bytes they and what is reserved take.
+    pub fn size(&self) -> (usize, usize) {
+        let inner = self.inner.lock();
+        (inner.entries.len(), inner.used)
+    }
+}
+
+impl<K: Hash + Eq + Clone, V> Inner<K, V> {
+    /// Puts in `value`; returns the one it replaces.
+    fn put(&mut self, key: K, value: V, weight: usize) -> Option<Slot<V>> {
+        self.tick += 1;
+        let tick = self.tick;
+        let old = self.entries.insert(key.clone(), Slot { value, weight, tick });
+        if let Some(old) = &old {
+            self.order.remove(&old.tick);
+            self.used -= old.weight;
+        }
+        self.order.insert(tick, key);
+        self.used += weight;
+        old
+    }
+
+    /// Takes out entries until no more than `budget` is used.
+    fn shrink(&mut self, budget: usize) -> Vec<(K, Slot<V>)> {
+        let mut out = Vec::new();
+        while self.used > budget {
+            let Some((_, oldest)) = self.order.pop_first() else { break };
+            if let Some((key, slot)) = self.entries.remove_entry(&oldest) {
+                self.used -= slot.weight;
+                out.push((key, slot));
             }
         }
+        out
     }
 }
 
@@ -86,6 +143,20 @@ mod tests {
         assert_eq!(cache.get(&4), None, "heavier than the whole budget");
         cache.insert(3, 'e', 10);
         assert_eq!((cache.get(&1), cache.get(&3)), (None, Some('e')));
-        assert_eq!(cache.inner.lock().used, 10);
+        assert_eq!(cache.size(), (1, 10));
+    }
+
+    #[test]
+    fn what_is_reserved_takes_the_room_of_entries_and_not_of_others_reserved() {
+        let cache = Cache::new(10);
+        cache.insert(1, 'a', 4);
+        cache.insert(2, 'b', 4);
+        assert!(cache.reserve(6));
+        assert_eq!((cache.get(&1), cache.get(&2), cache.size()), (None, Some('b'), (1, 10)));
+        assert!(!cache.reserve(7), "six are reserved");
+        assert_eq!(cache.size(), (0, 6), "and there was nothing more to drop");
+        cache.release(6);
+        cache.insert(3, 'c', 10);
+        assert_eq!((cache.evict(1), cache.evict(1), cache.size()), (10, 0, (0, 0)));
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::config::{Format, TableConfig};
 use crate::discover::{Place, is_hive};
 use crate::error::Error;
-use crate::files::{Entry, Found, Listing};
+use crate::files::{Entry, Listing, Looked};
 use crate::formats::{FileName, glob_matches};
 use crate::stores::Root;
 
@@ -47,15 +47,15 @@ impl Definition {
         let mut members = Vec::new();
         match &self.places {
             Places::Discovered(place) => {
-                self.add(listing, &place.root, &place.rel, place.file.clone(), &mut members).await?
+                let looked = match &place.file {
+                    Some(file) => Looked::File(file.clone()),
+                    None => Looked::Folder(listing.walk(&place.root, &place.rel).await?),
+                };
+                self.add(&place.root, &place.rel, looked, &mut members)?;
             }
             Places::Configured(roots) => {
                 for root in roots {
-                    let file = match listing.stat(root).await? {
-                        Found::File(entry) => Some(entry),
-                        Found::Folder => None,
-                    };
-                    self.add(listing, root, "", file, &mut members).await?;
+                    self.add(root, "", listing.look(root, true).await?, &mut members)?;
                 }
             }
         }
@@ -87,21 +87,17 @@ impl Definition {
         Ok((format, members))
     }
 
-    async fn add(
-        &self,
-        listing: &Listing,
-        root: &Arc<Root>,
-        rel: &str,
-        file: Option<Entry>,
-        members: &mut Vec<Member>,
-    ) -> Result<(), Error> {
-        if let Some(entry) = file {
-            members.push(Member { root: root.clone(), path: entry.name().to_owned(), entry });
-            return Ok(());
-        }
+    fn add(&self, root: &Arc<Root>, rel: &str, looked: Looked, members: &mut Vec<Member>) -> Result<(), Error> {
+        let level = match looked {
+            Looked::File(entry) => {
+                members.push(Member { root: root.clone(), path: entry.name().to_owned(), entry });
+                return Ok(());
+            }
+            Looked::Folder(level) => level,
+        };
         let discovered = matches!(self.places, Places::Discovered(_));
         let skip = if rel.is_empty() { 0 } else { rel.len() + 1 };
-        for entry in &listing.walk(root, rel).await?.files {
+        for entry in &level.files {
             let path = entry.rel.get(skip..).unwrap_or_default();
             let chosen = match (&self.config.files, self.config.format) {
                 (Some(pattern), _) => glob_matches(pattern, path),

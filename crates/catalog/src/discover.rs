@@ -21,7 +21,7 @@ use std::sync::Arc;
 use crate::SCHEMA;
 use crate::config::Format;
 use crate::error::Error;
-use crate::files::{Entry, Found, Level, Listing};
+use crate::files::{Entry, Level, Listing, Looked};
 use crate::formats::FileName;
 use crate::stores::Root;
 
@@ -87,14 +87,14 @@ pub(crate) async fn candidates(
     wanted: Option<(&str, &str)>,
 ) -> Result<Vec<Candidate>, Error> {
     let mut found = Search { listing, root, wanted, found: Vec::new() };
-    match listing.stat(root).await? {
-        Found::File(file) => {
+    match listing.look(root, false).await? {
+        Looked::File(file) => {
             if let Some(name) = FileName::parse(root.name()) {
                 let stem = name.stem.to_owned();
                 found.add(SCHEMA, &stem, "", Some(file), None);
             }
         }
-        Found::Folder => found.root().await?,
+        Looked::Folder(level) => found.root(&level).await?,
     }
     Ok(found.found)
 }
@@ -107,9 +107,8 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    async fn root(&mut self) -> Result<(), Error> {
-        let level = self.listing.level(self.root, "").await?;
-        match judge(&level) {
+    async fn root(&mut self, level: &Level) -> Result<(), Error> {
+        match judge(level) {
             Judged::Mixed { hive, plain } => {
                 let problem = mixed(self.root, "", &hive, &plain);
                 let name = self.root.name().to_owned();
@@ -122,7 +121,7 @@ impl Search<'_> {
             }
             _ => {}
         }
-        self.files(SCHEMA, &level);
+        self.files(SCHEMA, level);
         for folder in level.folders.iter().filter(|name| !is_hive(name)) {
             // It may be the table of that name, or the schema of that name.
             let may_be = |(schema, name): (&str, &str)| schema == folder || (schema == SCHEMA && name == folder);

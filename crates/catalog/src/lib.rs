@@ -40,7 +40,9 @@ mod tests;
 mod text;
 mod types;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::catalog::Session;
@@ -49,13 +51,13 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
+pub use cache::Cache;
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
 pub use table::stored;
 
-use cache::Cache;
 use definition::{Definition, Places};
 use discover::{Candidate, candidates};
 use files::Listing;
@@ -105,6 +107,31 @@ pub enum Relation {
         /// SQL text of its query, as configured.
         sql: String,
     },
+}
+
+/// Which version of a table or view a name stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Version {
+    /// A table of these files.
+    Table(SnapshotId),
+    /// A view of this text, hashed.
+    View(u64),
+}
+
+impl Relation {
+    /// Which version this is.
+    pub fn version(&self) -> Version {
+        match self {
+            Self::Table(snapshot) => Version::Table(snapshot.id()),
+            Self::View { sql } => view_version(sql),
+        }
+    }
+}
+
+fn view_version(sql: &str) -> Version {
+    let mut hash = DefaultHasher::new();
+    sql.hash(&mut hash);
+    Version::View(hash.finish())
 }
 
 /// Table or view.
@@ -215,27 +242,43 @@ impl Catalog {
         Ok(names.into_iter().map(|((schema, name), kind)| Listed { schema, name, kind }).collect())
     }
 
+    /// Which version [`Self::resolve`] would pin of each name, in their order, without opening a file; `None` for a name
+    /// that does not exist.
+    pub async fn versions(&self, names: &[ResolvedTableReference]) -> Result<Vec<Option<Version>>, Error> {
+        let each = names.iter().map(|name| async move {
+            if name.catalog.as_ref() != CATALOG {
+                return Ok(None);
+            }
+            let key = own((&name.schema, &name.table));
+            if let Some(sql) = self.views.get(&key) {
+                return Ok(Some(view_version(sql)));
+            }
+            let Some(definition) = self.definition(&key).await? else { return Ok(None) };
+            let (_, members) = definition.members(&self.listing).await?;
+            Ok(Some(Version::Table(id_of(&definition, &members))))
+        });
+        futures::future::try_join_all(each).await
+    }
+
+    /// The definition of a table, in the settings or below a root.
+    async fn definition(&self, key: &Name) -> Result<Option<Cow<'_, Definition>>, Error> {
+        Ok(match self.tables.get(key) {
+            Some(definition) => Some(Cow::Borrowed(definition)),
+            None => self.discover(&key.0, &key.1).await?.map(Cow::Owned),
+        })
+    }
+
     async fn relation(&self, schema: &str, name: &str, reads_max: usize) -> Result<Option<Relation>, Error> {
-        let key = (schema.to_owned(), name.to_owned());
+        let key = own((schema, name));
         if let Some(sql) = self.views.get(&key) {
             return Ok(Some(Relation::View { sql: sql.clone() }));
         }
-        let found;
-        let definition = match self.tables.get(&key) {
-            Some(definition) => definition,
-            None => match self.discover(schema, name).await? {
-                Some(definition) => {
-                    found = definition;
-                    &found
-                }
-                None => {
-                    self.current.lock().remove(&key);
-                    return Ok(None);
-                }
-            },
+        let Some(definition) = self.definition(&key).await? else {
+            self.current.lock().remove(&key);
+            return Ok(None);
         };
         let (format, members) = definition.members(&self.listing).await?;
-        let id = id_of(definition, &members);
+        let id = id_of(&definition, &members);
         let slot = {
             let mut current = self.current.lock();
             if current.len() >= TABLES_MAX && !current.contains_key(&key) {
@@ -251,7 +294,7 @@ impl Catalog {
         if let Some(snapshot) = kept() {
             return Ok(Some(Relation::Table(snapshot)));
         }
-        let snapshot = Arc::new(self.workshop.snapshot(definition, format, members, reads_max).await?);
+        let snapshot = Arc::new(self.workshop.snapshot(&definition, format, members, reads_max).await?);
         *slot.snapshot.lock() = Some(snapshot.clone());
         Ok(Some(Relation::Table(snapshot)))
     }

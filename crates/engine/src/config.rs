@@ -86,6 +86,17 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub planning_timeout: Duration,
+    /// Memory for plans of statements that were asked before; the plans used longest ago go first, and all of a changed
+    /// table are made anew. `0B` = every statement is planned anew. Raise it when `/status` shows many entries and few
+    /// hits.
+    #[schemars(with = "String")]
+    pub plan_cache_limit: ByteSize,
+    /// Memory for results that are given again as long as no table in them has changed; the results used longest ago
+    /// go first, and all do when queries need the memory. `0B` = off. Set it when the same dashboards are opened again
+    /// and again. A result larger than an eighth of it is not kept. A session turns it off for itself with
+    /// `SET result_cache = off`.
+    #[schemars(with = "String")]
+    pub result_cache_limit: ByteSize,
     /// Time zone in which timestamps without one are read and `now()` is shown, such as `UTC`, `+02:00`
     /// or `Europe/Berlin`. A session can change it.
     pub time_zone: String,
@@ -156,6 +167,8 @@ impl Default for Config {
             queue_timeout: Duration::from_secs(5 * 60),
             statement_timeout: Duration::from_secs(30 * 60),
             planning_timeout: Duration::from_secs(60),
+            plan_cache_limit: ByteSize::mib(64),
+            result_cache_limit: ByteSize::b(0),
             time_zone: "UTC".to_owned(),
             sql_length_max: ByteSize::mib(1),
             sql_depth_max: 200,
@@ -203,6 +216,13 @@ impl Config {
                 "query_memory_limit",
                 query <= total,
                 format!("is more than memory_limit ({total}); give at most that"),
+            );
+        }
+        if let Some(total) = self.memory_limit {
+            check(
+                "result_cache_limit",
+                self.result_cache_limit <= total,
+                format!("is more than memory_limit ({total}), in which it has its place; give at most that"),
             );
         }
         if let Some(query) = self.query_spill_limit {

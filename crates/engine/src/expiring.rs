@@ -1,6 +1,6 @@
 //! A bounded map whose entries expire when nobody uses them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
 use std::time::Duration;
 
@@ -19,38 +19,75 @@ pub(crate) enum WhenFull {
 /// At most `max` entries, each living for `ttl` after its last use. Values are handed out by clone.
 #[derive(Debug)]
 pub(crate) struct Expiring<K, V> {
-    entries: Mutex<HashMap<K, Entry<V>>>,
+    entries: Mutex<Entries<K, V>>,
     max: usize,
     ttl: Duration,
     when_full: WhenFull,
 }
 
 #[derive(Debug)]
+struct Entries<K, V> {
+    by_key: HashMap<K, Entry<V>>,
+    /// Keys by the turn of their last use: the first is the one that was used longest ago.
+    order: BTreeMap<u64, K>,
+    turn: u64,
+}
+
+#[derive(Debug)]
 struct Entry<V> {
     value: V,
     used: Instant,
+    turn: u64,
 }
 
 /// The map is full of entries that are in use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Full;
 
+impl<K: Eq + Hash + Clone, V> Entries<K, V> {
+    fn put(&mut self, key: K, value: V) {
+        self.remove(&key);
+        self.turn += 1;
+        self.order.insert(self.turn, key.clone());
+        self.by_key.insert(key, Entry { value, used: Instant::now(), turn: self.turn });
+    }
+
+    fn remove(&mut self, key: &K) -> Option<V> {
+        let entry = self.by_key.remove(key)?;
+        self.order.remove(&entry.turn);
+        Some(entry.value)
+    }
+
+    fn remove_oldest(&mut self) {
+        if let Some((_, oldest)) = self.order.pop_first() {
+            self.by_key.remove(&oldest);
+        }
+    }
+
+    /// Drops what was not used for `ttl`.
+    fn expire(&mut self, ttl: Duration) {
+        let now = Instant::now();
+        while let Some(oldest) = self.order.values().next()
+            && self.by_key.get(oldest).is_none_or(|entry| now.duration_since(entry.used) >= ttl)
+        {
+            self.remove_oldest();
+        }
+    }
+}
+
 impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
     pub(crate) fn new(max: usize, ttl: Duration, when_full: WhenFull) -> Self {
-        Self { entries: Mutex::default(), max, ttl, when_full }
+        let entries = Entries { by_key: HashMap::new(), order: BTreeMap::new(), turn: 0 };
+        Self { entries: Mutex::new(entries), max, ttl, when_full }
     }
 
     /// The live entry of `key`, which counts as a use.
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        let now = Instant::now();
         let mut entries = self.entries.lock();
-        let entry = entries.get_mut(key)?;
-        if now.duration_since(entry.used) >= self.ttl {
-            entries.remove(key);
-            return None;
-        }
-        entry.used = now;
-        Some(entry.value.clone())
+        entries.expire(self.ttl);
+        let value = entries.by_key.get(key)?.value.clone();
+        entries.put(key.clone(), value.clone());
+        Some(value)
     }
 
     /// Puts `value` under `key`, over an older one.
@@ -58,43 +95,39 @@ impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
     /// # Errors
     /// [`Full`], when the map refuses and all its entries are live.
     pub(crate) fn insert(&self, key: K, value: V) -> Result<(), Full> {
-        let now = Instant::now();
         let mut entries = self.entries.lock();
-        if entries.len() >= self.max && !entries.contains_key(&key) {
-            // The sweep is linear, but runs only at the bound, and frees everything that expired since the last one.
-            entries.retain(|_, entry| now.duration_since(entry.used) < self.ttl);
-            if entries.len() >= self.max {
+        if entries.by_key.len() >= self.max && !entries.by_key.contains_key(&key) {
+            entries.expire(self.ttl);
+            if entries.by_key.len() >= self.max {
                 if self.when_full == WhenFull::Refuse {
                     return Err(Full);
                 }
-                let oldest = entries.iter().min_by_key(|(_, entry)| entry.used).map(|(key, _)| key.clone());
-                oldest.and_then(|key| entries.remove(&key));
+                entries.remove_oldest();
             }
         }
-        entries.insert(key, Entry { value, used: now });
+        entries.put(key, value);
         Ok(())
     }
 
     pub(crate) fn remove(&self, key: &K) -> Option<V> {
-        self.entries.lock().remove(key).map(|entry| entry.value)
+        self.entries.lock().remove(key)
     }
 
     /// How many live entries `matches`.
     pub(crate) fn count(&self, matches: impl Fn(&V) -> bool) -> usize {
-        let now = Instant::now();
-        let entries = self.entries.lock();
-        let live = entries.values().filter(|entry| now.duration_since(entry.used) < self.ttl);
-        live.filter(|entry| matches(&entry.value)).count()
+        let mut entries = self.entries.lock();
+        entries.expire(self.ttl);
+        entries.by_key.values().filter(|entry| matches(&entry.value)).count()
     }
 
     pub(crate) fn retain(&self, keep: impl Fn(&V) -> bool) {
-        self.entries.lock().retain(|_, entry| keep(&entry.value));
+        let Entries { by_key, order, .. } = &mut *self.entries.lock();
+        by_key.retain(|_, entry| keep(&entry.value) || order.remove(&entry.turn).is_none());
     }
 
     /// Drops what expired. Called now and then, so that an idle server gives memory back.
     pub(crate) fn sweep(&self) {
-        let now = Instant::now();
-        self.entries.lock().retain(|_, entry| now.duration_since(entry.used) < self.ttl);
+        self.entries.lock().expire(self.ttl);
     }
 }
 

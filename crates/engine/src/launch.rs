@@ -10,10 +10,11 @@ use datafusion::arrow::array::{RecordBatch, StringArray};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
-use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, SessionState, TaskContext};
+use datafusion::execution::{RecordBatchStream, SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
+use datafusion::prelude::SessionConfig;
 use futures::{Stream, StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -27,6 +28,7 @@ use crate::footprint::{self, Footprint, Shape};
 use crate::interrupt::interruptible;
 use crate::memory::{Claim, QueryMemory};
 use crate::plan::Planned;
+use crate::plan_cache::{Again, Ready};
 use crate::query::{Attempt, Run};
 
 /// Of all memory, what a careful attempt is granted. The rest keeps small queries going meanwhile.
@@ -48,7 +50,8 @@ pub(crate) enum Effort {
 #[derive(Debug)]
 pub(crate) struct Fitted {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
-    state: SessionState,
+    /// What it was planned with.
+    config: SessionConfig,
     footprint: Footprint,
     shape: Shape,
     effort: Effort,
@@ -70,25 +73,26 @@ impl fmt::Debug for Turn {
     }
 }
 
-/// The batches of `plan`, which was `fitted`. When memory is refused or taken away before the first of them, it is run once more, carefully.
+/// The batches of `ready`, which was `fitted`. When memory is refused or taken away before the first of them, it is run
+/// once more, carefully.
 ///
 /// # Errors
 /// What admission and DataFusion say.
 pub(crate) async fn launch(
     engine: &Arc<Engine>,
     planned: &Planned,
-    plan: &LogicalPlan,
+    ready: &Ready,
     fitted: Fitted,
     run: &Arc<Run>,
 ) -> Result<SendableRecordBatchStream, Error> {
     let batches = match attempt(engine, planned, fitted, run).await {
         Err(error) if error.is_refusal() && engine.memory().counts_all() && !run.cancel.is_cancelled() => {
             info!(query_id = %run.id, %error, "out of memory; trying once more with less at a time");
-            attempt(engine, planned, fit(engine, planned, plan, &run.cancel, Effort::Careful).await?, run).await?
+            attempt(engine, planned, fit(engine, planned, ready, &run.cancel, Effort::Careful).await?, run).await?
         }
         outcome => outcome?,
     };
-    Ok(match plan {
+    Ok(match &ready.plan {
         LogicalPlan::Analyze(_) => with_report(batches, Arc::clone(run)),
         _ => batches,
     })
@@ -118,7 +122,7 @@ async fn attempt(
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
 }
 
-/// The physical plan of `plan`, split only so far that what it needs is free. It ends with `cancel`, and may be ended
+/// The physical plan of `ready`, split only so far that what it needs is free. It ends with `cancel`, and may be ended
 /// without it.
 ///
 /// # Errors
@@ -126,16 +130,19 @@ async fn attempt(
 pub(crate) async fn fit(
     engine: &Engine,
     planned: &Planned,
-    plan: &LogicalPlan,
+    ready: &Ready,
     cancel: &CancellationToken,
     effort: Effort,
 ) -> Result<Fitted, Error> {
     let settings = &planned.settings;
-    let plan = &match effort {
-        Effort::Usual => Cow::Borrowed(plan),
-        Effort::Careful => Cow::Owned(careful_logical(plan.clone())?),
+    let (plan, size) = match effort {
+        Effort::Usual => (Cow::Borrowed(&ready.plan), ready.size),
+        Effort::Careful => {
+            let plan = careful_logical(ready.plan.clone())?;
+            let size = footprint::scan_size(&plan)?;
+            (Cow::Owned(plan), size)
+        }
     };
-    let size = footprint::scan_size(plan)?;
     let wanted = match settings.target_partitions {
         Partitions::Count(count) => count,
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
@@ -148,13 +155,32 @@ pub(crate) async fn fit(
         Effort::Careful => shapes.by_ref().last(),
     }
     .expect("a ladder has a step");
+    let fitted = |plan, config, footprint, shape| {
+        let plan = interruptible(plan, &cancel)?;
+        Ok::<_, Error>(Fitted { plan, config, footprint, shape, effort, cancel: cancel.clone() })
+    };
+    let room = engine.room(settings, effort);
+    if effort == Effort::Usual
+        && let Some(again) = ready.again().filter(|again| again.suits(shape, room))
+    {
+        let fitted = fitted(again.plan()?, again.config.clone(), again.footprint, shape)?;
+        if fitted.is_free(engine) {
+            return Ok(fitted);
+        }
+    }
     loop {
-        let state = engine.shaped(settings, shape, effort);
-        let physical = state.query_planner().create_physical_plan(plan, &state).await?;
+        let state = engine.shaped(settings, shape, effort, room);
+        let mut physical = state.query_planner().create_physical_plan(&plan, &state).await?;
         let footprint = footprint::of(&physical, shape.batch_size, engine.config().stream_buffer.0);
-        let physical = interruptible(physical, &cancel)?;
-        let fitted = Fitted { plan: physical, state, footprint, shape, effort, cancel: cancel.clone() };
-        if fitted.footprint.is_light || fitted.needs() <= engine.memory().free() {
+        let config = state.config().clone();
+        let may_repeat = effort == Effort::Usual && ready.repeats_on.is_some();
+        let again = may_repeat.then(|| Again::new(&physical, &config, footprint, shape, room)).flatten();
+        if let Some(again) = &again {
+            physical = again.plan()?;
+        }
+        let fitted = fitted(physical, config, footprint, shape)?;
+        if fitted.is_free(engine) {
+            again.into_iter().for_each(|again| ready.keep(again));
             return Ok(fitted);
         }
         match shapes.next() {
@@ -168,6 +194,11 @@ impl Fitted {
     /// Where it waits for its turn, and where it runs.
     pub(crate) fn lane(&self) -> Lane {
         if self.footprint.is_light { Lane::Light } else { Lane::Heavy }
+    }
+
+    /// Whether it could have now what it needs.
+    fn is_free(&self, engine: &Engine) -> bool {
+        self.footprint.is_light || self.needs() <= engine.memory().free()
     }
 
     /// The least it can run with, in bytes.
@@ -217,7 +248,7 @@ impl Fitted {
         let fan_in = self.footprint.merge_fan_in(room, fan_in);
         let sort_reservation = self.footprint.sort_reservation(room);
         let spills = spill.disk_manager().with_max_spill_merge_fan_in(fan_in);
-        let context = engine.task_context(&self.state, memory, spills, sort_reservation)?;
+        let context = engine.task_context(&self.config, memory, spills, sort_reservation)?;
         run.attempt(Attempt {
             queue_time: permit.waited(),
             partitions: self.shape.partitions,

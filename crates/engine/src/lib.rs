@@ -7,6 +7,8 @@
 //! |---|---|
 //! | [`engine`](Engine) | the parts of the engine and what callers ask of it |
 //! | `plan` | SQL text and pinned tables -> a [`Planned`] query |
+//! | `plan_cache` | plans that are kept for the next time their statement is asked |
+//! | `result_cache` | results that are kept for the next time |
 //! | `launch` | how a query is split, what it needs, its turn, its memory, and a second try |
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
 //! | `admission` | which query may run now, which waits, which is refused |
@@ -41,8 +43,10 @@ mod options;
 mod params;
 mod passing;
 mod plan;
+mod plan_cache;
 mod prepared;
 mod query;
+mod result_cache;
 mod run;
 mod runtime;
 mod session;
@@ -59,8 +63,9 @@ pub use error::{Error, ErrorKind};
 pub use memory::Allocator;
 pub use options::DatafusionOptions;
 pub use plan::{Planned, Statement};
+pub use plan_cache::CacheFigures;
 pub use prepared::{Parameter, Prepared, PreparedHandle};
-pub use query::{QueryId, Report};
+pub use query::{QueryId, Report, ResultCacheUse};
 pub use run::{Part, QueryStream, Usage};
 pub use session::{Session, SessionId};
 pub use settings::{SettingSpec, Settings};

@@ -52,7 +52,7 @@ pub(crate) fn values(
     types: &Types,
     batch: &RecordBatch,
     row: usize,
-) -> Result<ParamValues, Error> {
+) -> Result<Vec<ScalarValue>, Error> {
     let mut scalars = Vec::with_capacity(placeholders.ids.len());
     for (id, column) in placeholders.ids.iter().zip(columns(placeholders, batch)?) {
         let array = batch.column(column);
@@ -66,9 +66,9 @@ pub(crate) fn values(
                 Error::Invalid(format!("parameter {shown} is {given} and does not fit {wanted}: {reason}"))
             })?;
         }
-        scalars.push(ScalarAndMetadata::from(value));
+        scalars.push(value);
     }
-    Ok(assigned(placeholders, scalars))
+    Ok(scalars)
 }
 
 /// NULLs of `unknown` for the placeholders whose type is not known: enough to derive a schema.
@@ -76,18 +76,19 @@ pub(crate) fn nulls(placeholders: &Placeholders, types: &Types, unknown: &DataTy
     let mut scalars = Vec::with_capacity(placeholders.ids.len());
     for id in &placeholders.ids {
         let data_type = types.get(id).cloned().flatten().unwrap_or_else(|| unknown.clone());
-        scalars.push(ScalarAndMetadata::from(ScalarValue::try_from(&data_type)?));
+        scalars.push(ScalarValue::try_from(&data_type)?);
     }
     Ok(assigned(placeholders, scalars))
 }
 
 /// One value for each placeholder, in the form in which DataFusion takes them.
-fn assigned(placeholders: &Placeholders, scalars: Vec<ScalarAndMetadata>) -> ParamValues {
+pub(crate) fn assigned(placeholders: &Placeholders, scalars: Vec<ScalarValue>) -> ParamValues {
+    let scalars = scalars.into_iter().map(ScalarAndMetadata::from);
     if placeholders.named {
         let names = placeholders.ids.iter().map(|id| id[1..].to_owned());
         ParamValues::Map(names.zip(scalars).collect())
     } else {
-        ParamValues::List(scalars)
+        ParamValues::List(scalars.collect())
     }
 }
 

@@ -19,12 +19,13 @@ use datafusion::sql::parser::Statement as DfStatement;
 use parking_lot::Mutex;
 use tracing::warn;
 use updraft_auth::Principal;
-use updraft_catalog::{Catalog, Relation};
+use updraft_catalog::{Catalog, Relation, Version};
 
 use crate::config::Config;
 use crate::error::Error;
 use crate::footprint;
 use crate::names::{Finder, Names};
+use crate::plan_cache::Ready;
 use crate::query::QueryId;
 use crate::run::Parts;
 use crate::settings::Settings;
@@ -34,7 +35,7 @@ use crate::sql;
 const VIEW_DEPTH_MAX: usize = 32;
 
 /// What a client wants to run.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Statement {
     /// SQL text.
     Sql(Arc<str>),
@@ -71,8 +72,8 @@ pub struct Planned {
 /// What running a planned query means.
 #[derive(Debug)]
 pub(crate) enum Work {
-    /// Run this optimized plan.
-    Query(LogicalPlan),
+    /// Run this plan.
+    Query(Arc<Ready>),
     /// Run `template` once for each row of `rows`, one after the other.
     Each { template: LogicalPlan, rows: BoundRows },
     /// Return this.
@@ -123,8 +124,9 @@ impl Planned {
     /// What it will read, in bytes and rows, as far as its tables tell; zero for what reads no table.
     pub fn scan_size(&self) -> (u64, Option<u64>) {
         match &self.work {
-            Work::Query(plan) | Work::Each { template: plan, .. } => {
-                footprint::scan_size(plan).map_or((0, None), |size| (size.bytes, size.rows))
+            Work::Query(ready) => (ready.size.bytes, ready.size.rows),
+            Work::Each { template, .. } => {
+                footprint::scan_size(template).map_or((0, None), |size| (size.bytes, size.rows))
             }
             Work::Batch(_) | Work::Change { .. } => (0, Some(0)),
         }
@@ -136,12 +138,45 @@ impl Planned {
     }
 }
 
-/// A logical plan, not optimized, and the tables it was made on.
+/// A logical plan, not optimized, and what it was made on.
 #[derive(Debug, Clone)]
 pub(crate) struct Logical {
     pub(crate) plan: LogicalPlan,
-    pub(crate) names: Vec<ResolvedTableReference>,
-    pub(crate) snapshots: u64,
+    /// `None` for what lists all there is.
+    pub(crate) versions: Option<Arc<Versions>>,
+    /// How many files its tables have.
+    pub(crate) files: usize,
+}
+
+impl Logical {
+    /// A number that differs, but for chance, when any table it reads differs.
+    pub(crate) fn snapshots(&self) -> u64 {
+        self.versions.as_ref().map_or(0, |versions| versions.fingerprint())
+    }
+}
+
+/// What the names in a statement, and in the views it uses, stood for. Equal versions read equal rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Versions {
+    /// Sorted, each once.
+    names: Vec<ResolvedTableReference>,
+    /// `None` for a function, which a table of that name would hide.
+    of: Vec<Option<Version>>,
+}
+
+impl Versions {
+    fn new(mut versions: Vec<(ResolvedTableReference, Option<Version>)>) -> Self {
+        versions.sort_unstable();
+        versions.dedup();
+        let (names, of) = versions.into_iter().unzip();
+        Self { names, of }
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        (&self.names, &self.of).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// What planning needs.
@@ -155,7 +190,9 @@ pub(crate) struct Planner {
 struct Pinned {
     tables: HashMap<ResolvedTableReference, Arc<dyn TableProvider>>,
     schemas: Vec<String>,
-    fingerprint: u64,
+    versions: Vec<(ResolvedTableReference, Option<Version>)>,
+    /// How many files the tables have.
+    files: usize,
 }
 
 impl Planner {
@@ -168,23 +205,18 @@ impl Planner {
         let names = resolved(&references, state);
         let all = names.iter().any(|name| &*name.schema == "information_schema");
         let pinned = if all { self.pin_all(state).await? } else { self.pin(state, &names, Missing::IsAnError).await? };
-        let snapshots = pinned.fingerprint;
+        // What is listed is what there is at the time: not part of any ticket's promise.
+        let versions = (!all).then(|| Arc::new(Versions::new(pinned.versions)));
+        let files = pinned.files;
         state.register_catalog_list(Arc::new(Names::new(pinned.tables, pinned.schemas, None)));
         let plan = state.statement_to_plan(statement).await?;
         sql::check_plan(&plan)?;
-        Ok(Logical { plan, names, snapshots })
+        Ok(Logical { plan, versions, files })
     }
 
-    /// Whether the tables of `logical` are still the ones it was planned on.
-    pub(crate) async fn is_current(&self, state: &SessionState, logical: &Logical) -> Result<bool, Error> {
-        if logical.names.is_empty() {
-            return Ok(true);
-        }
-        if logical.names.iter().any(|name| &*name.schema == "information_schema") {
-            return Ok(false);
-        }
-        let pinned = self.pin(state, &logical.names, Missing::IsAnError).await?;
-        Ok(pinned.fingerprint == logical.snapshots)
+    /// Whether all names still stand for what they did. If one cannot be looked at, planning anew will say why.
+    pub(crate) async fn is_current(&self, versions: &Versions) -> bool {
+        versions.names.is_empty() || self.catalog.versions(&versions.names).await.is_ok_and(|now| now == versions.of)
     }
 
     /// Plans a Substrait plan, finding tables as the plan names them.
@@ -195,12 +227,8 @@ impl Planner {
         state.register_catalog_list(Arc::new(Names::new([], schemas, Some(Arc::clone(&finder) as _))));
         let plan = crate::substrait::plan(state, plan).await?;
         sql::check_plan(&plan)?;
-        let mut found = finder.found.lock().clone();
-        Ok(Logical {
-            plan,
-            snapshots: fingerprint(&mut found),
-            names: found.into_iter().map(|(name, _)| name).collect(),
-        })
+        let found = std::mem::take(&mut *finder.found.lock());
+        Ok(Logical { plan, versions: Some(Arc::new(Versions::new(found.versions))), files: found.files })
     }
 
     /// The tables and views of `names`, each pinned, views planned.
@@ -211,7 +239,7 @@ impl Planner {
         missing: Missing,
     ) -> Result<Pinned, Error> {
         let mut tables = HashMap::new();
-        let mut ids = Vec::new();
+        let (mut versions, mut files) = (Vec::new(), 0);
         let mut views = Vec::new();
         // Functions that return tables stand where tables do, as in `FROM generate_series(1, 9)`.
         let mut functions = HashSet::new();
@@ -224,16 +252,15 @@ impl Planner {
             let mut relations = self.catalog.resolve(&wanted, state).await?;
             let mut next = Vec::new();
             for name in std::mem::take(&mut wanted) {
-                match relations.remove(&name) {
+                let relation = relations.remove(&name);
+                versions.push((name.clone(), relation.as_ref().map(Relation::version)));
+                match relation {
                     Some(Relation::Table(snapshot)) => {
-                        ids.push((name.clone(), snapshot.id().0));
+                        files += snapshot.files();
                         tables.insert(name, snapshot.provider());
                     }
                     Some(Relation::View { sql }) => {
                         let statement = sql::parse_view(&sql, &self.config).map_err(|error| in_view(&name, &error))?;
-                        let mut hasher = std::hash::DefaultHasher::new();
-                        sql.hash(&mut hasher);
-                        ids.push((name.clone(), hasher.finish()));
                         let uses = resolved(&state.resolve_table_references(&statement)?, state);
                         next.extend(uses.iter().filter(|used| seen.insert((*used).clone())).cloned());
                         views.push((name, sql, statement, uses));
@@ -254,7 +281,7 @@ impl Planner {
         }
         self.plan_views(state, views, &mut tables).await?;
         let schemas = tables.keys().map(|name| name.schema.to_string()).collect();
-        Ok(Pinned { tables, schemas, fingerprint: fingerprint(&mut ids) })
+        Ok(Pinned { tables, schemas, versions, files })
     }
 
     /// Plans views in the order in which they use each other.
@@ -302,8 +329,7 @@ impl Planner {
                 }
             }
         }
-        // Not part of any ticket's promise: what is listed is what there is at the time.
-        Ok(Pinned { tables, schemas: schemas.into_iter().collect(), fingerprint: 0 })
+        Ok(Pinned { tables, schemas: schemas.into_iter().collect(), versions: Vec::new(), files: 0 })
     }
 
     /// One table or view; `None`, with a warning in the log, when it cannot be read.
@@ -348,14 +374,23 @@ enum Missing {
 struct Finding {
     planner: Planner,
     state: SessionState,
-    found: Mutex<Vec<(ResolvedTableReference, u64)>>,
+    found: Mutex<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    versions: Vec<(ResolvedTableReference, Option<Version>)>,
+    files: usize,
 }
 
 #[async_trait::async_trait]
 impl Finder for Finding {
     async fn find(&self, name: &ResolvedTableReference) -> Result<Option<Arc<dyn TableProvider>>, Error> {
         let mut pinned = self.planner.pin(&self.state, std::slice::from_ref(name), Missing::IsAnError).await?;
-        self.found.lock().push((name.clone(), pinned.fingerprint));
+        let mut found = self.found.lock();
+        found.versions.append(&mut pinned.versions);
+        found.files += pinned.files;
+        drop(found);
         Ok(pinned.tables.remove(name))
     }
 }
@@ -372,16 +407,6 @@ fn resolved(references: &[TableReference], state: &SessionState) -> Vec<Resolved
     names.sort_unstable_by(|a, b| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
     names.dedup();
     names
-}
-
-fn fingerprint(ids: &mut Vec<(ResolvedTableReference, u64)>) -> u64 {
-    ids.sort_unstable_by(|(a, _), (b, _)| (&a.schema, &a.table).cmp(&(&b.schema, &b.table)));
-    ids.dedup();
-    let mut hasher = std::hash::DefaultHasher::new();
-    for (name, id) in ids {
-        (&name.schema, &name.table, id).hash(&mut hasher);
-    }
-    hasher.finish()
 }
 
 fn not_found(name: &ResolvedTableReference) -> Error {

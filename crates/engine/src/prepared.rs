@@ -1,4 +1,5 @@
-//! Prepared statements: parsed and planned once, bound and run many times.
+//! Prepared statements: described once, bound and run many times. Their plans are kept by `plan_cache`, for all who prepare
+//! the same.
 
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
 use crate::params::Types;
-use crate::plan::{Logical, Statement};
+use crate::plan::Statement;
 use crate::session::{Session, SessionId};
 use crate::sql::Placeholders;
 
@@ -55,8 +56,6 @@ pub struct Prepared {
     pub(crate) placeholders: Placeholders,
     pub(crate) types: Types,
     pub(crate) schema: Option<SchemaRef>,
-    /// The plan of its last use, reused while its tables and settings are the same.
-    pub(crate) last: Mutex<Option<(u64, Arc<Logical>)>>,
     pub(crate) bound: Mutex<Option<Arc<[RecordBatch]>>>,
 }
 

@@ -63,6 +63,7 @@ pub(crate) struct Run {
     started: Instant,
     rows: AtomicU64,
     bytes: AtomicU64,
+    result_cache: OnceLock<ResultCacheUse>,
     attempts: Mutex<Attempts>,
     turn: Mutex<Weak<Turn>>,
     /// What ends the present attempt, as long as another could follow.
@@ -124,11 +125,35 @@ pub struct Report {
     pub plan_time: Duration,
     /// How long ago it started, waiting included.
     pub run_time: Duration,
+    /// Whether its result was kept from before.
+    pub result_cache: ResultCacheUse,
+}
+
+/// What the cache of results did for a run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum ResultCacheUse {
+    /// The result was there.
+    Hit,
+    /// It was not, and is kept for the next time if it is not too large.
+    Miss,
+    /// It was not looked for: the cache is off, or the answer would not be the same the next time.
+    #[default]
+    Off,
+}
+
+impl fmt::Display for ResultCacheUse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hit => "hit",
+            Self::Miss => "miss",
+            Self::Off => "off",
+        })
+    }
 }
 
 impl Report {
     /// Names and values, for people and programs.
-    pub fn fields(&self) -> [(&'static str, String); 11] {
+    pub fn fields(&self) -> [(&'static str, String); 12] {
         [
             ("rows", self.rows.to_string()),
             ("peak_bytes", self.peak_bytes.to_string()),
@@ -141,6 +166,7 @@ impl Report {
             ("queue_ms", millis(self.queue_time).to_string()),
             ("plan_ms", millis(self.plan_time).to_string()),
             ("run_ms", millis(self.run_time).to_string()),
+            ("result_cache", self.result_cache.to_string()),
         ]
     }
 }
@@ -198,6 +224,11 @@ impl Run {
         self.shed_for.get().map_or(Error::Cancelled, |why| Error::Shed(why.clone()))
     }
 
+    /// What the cache of results does for it.
+    pub(crate) fn result_cache(&self, what: ResultCacheUse) {
+        let _ = self.result_cache.set(what);
+    }
+
     /// Another attempt has its turn.
     pub(crate) fn attempt(&self, attempt: Attempt) {
         let mut attempts = self.attempts.lock();
@@ -240,6 +271,7 @@ impl Run {
             queue_time: attempts.queue_time,
             plan_time: self.plan_time,
             run_time: self.started.elapsed(),
+            result_cache: self.result_cache.get().copied().unwrap_or_default(),
         }
     }
 
@@ -270,6 +302,7 @@ impl Run {
                     queue_ms = millis(report.queue_time),
                     plan_ms = millis(report.plan_time),
                     run_ms = millis(report.run_time),
+                    result_cache = %report.result_cache,
                     reason,
                     "query ended"
                 )
@@ -312,6 +345,7 @@ impl Runs {
             started: Instant::now(),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            result_cache: OnceLock::new(),
             attempts: Mutex::default(),
             turn: Mutex::default(),
             trial: Mutex::default(),

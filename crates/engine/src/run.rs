@@ -30,7 +30,9 @@ use crate::error::Error;
 use crate::launch::{Effort, Fitted, Held, Turn, fit, launch};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
-use crate::query::{Report, Run, RunGuard, Runs};
+use crate::plan_cache::Ready;
+use crate::query::{Report, ResultCacheUse, Run, RunGuard, Runs};
+use crate::result_cache::Asking;
 use crate::runtime::CpuRuntime;
 
 /// How long the other parts of a result may stay unclaimed after the first was claimed. What they would
@@ -39,6 +41,9 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a client may keep its query waiting before the query's slot is left to others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// From this many bytes a result that was kept is encoded where heavy queries run. It needs no turn in any case.
+const LIGHT_BYTES: usize = 1 << 20;
 
 /// Which part of a result to fetch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -327,11 +332,30 @@ pub(crate) async fn open(
         return Ok(Opened { batches: later(batches.boxed()), lane: Lane::Heavy });
     }
     Ok(match &planned.work {
-        Work::Query(plan) => {
-            let fitted = fit(&engine, &planned, plan, &run.cancel, Effort::Usual).await?;
-            let (plan, lane) = (plan.clone(), fitted.lane());
-            let batches = async move { launch(&engine, &planned, &plan, fitted, &run).await };
-            Opened { batches: later(batches.boxed()), lane }
+        Work::Query(ready) => {
+            let filling = match engine.results().ask(&planned, ready) {
+                Asking::Hit(kept) => {
+                    run.result_cache(ResultCacheUse::Hit);
+                    let lane = if kept.bytes < LIGHT_BYTES { Lane::Light } else { Lane::Heavy };
+                    let batches = stream::iter(kept.batches.clone()).map(Ok);
+                    let batches = RecordBatchStreamAdapter::new(Arc::clone(&planned.schema), batches);
+                    return Ok(Opened { batches: Box::pin(batches), lane });
+                }
+                Asking::Miss(filling) => {
+                    run.result_cache(ResultCacheUse::Miss);
+                    Some(filling)
+                }
+                Asking::Off => None,
+            };
+            let fitted = fit(&engine, &planned, ready, &run.cancel, Effort::Usual).await?;
+            let (ready, lane) = (Arc::clone(ready), fitted.lane());
+            let batches = async move { launch(&engine, &planned, &ready, fitted, &run).await };
+            let batches = later(batches.boxed());
+            let batches = match filling {
+                Some(filling) => filling.watch(batches),
+                None => batches,
+            };
+            Opened { batches, lane }
         }
         Work::Each { template, rows } => {
             let batches = each(engine, Arc::clone(&planned), template.clone(), rows, run);
@@ -397,10 +421,12 @@ fn each(
         let (engine, planned, run) = (Arc::clone(&engine), Arc::clone(&planned), Arc::clone(&run));
         let (state, template) = (Arc::clone(&state), template.clone());
         let values = params::values(&placeholders, &types, &batches[batch], row);
+        let values = values.map(|values| params::assigned(&placeholders, values));
         async move {
             let plan = state.optimize(&template.replace_params_with_values(&values?)?)?;
-            let fitted = fit(&engine, &planned, &plan, &run.cancel, Effort::Usual).await?;
-            launch(&engine, &planned, &plan, fitted, &run).await
+            let ready = Ready::new(plan, None)?;
+            let fitted = fit(&engine, &planned, &ready, &run.cancel, Effort::Usual).await?;
+            launch(&engine, &planned, &ready, fitted, &run).await
         }
     });
     let flat = runs.map_err(carried).try_flatten();

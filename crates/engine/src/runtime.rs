@@ -10,7 +10,7 @@ use crate::admission::Lane;
 
 /// Plans are trees, and are cloned and dropped by recursion. The limits on SQL text keep them below what
 /// fits in this; it is address space, of which only what is touched becomes memory.
-const STACK_BYTES: usize = 64 << 20;
+pub(crate) const STACK_BYTES: usize = 64 << 20;
 
 /// Priority of the threads that heavy queries run on, of 0 to 99 where others have 50: a niceness of 9 on Linux.
 const HEAVY_PRIORITY: u8 = 25;

@@ -40,6 +40,7 @@ const ENGINE_SETTINGS: &[(&str, &str)] = &[
     ("batch_size", "rows per batch between operators"),
     ("statement_timeout", "how long a statement may take, such as 30s; 0 = no limit"),
     ("query_memory_limit", "the most memory a query may reserve, such as 512MiB; not above the server's"),
+    ("result_cache", "whether results may be kept, and given from what was kept: on or off"),
     ("time_zone", "time zone of timestamps, such as UTC, +02:00 or Europe/Berlin"),
     ("catalog", "the catalog of names without one"),
     ("schema", "the schema of names without one"),
@@ -56,6 +57,8 @@ pub struct Settings {
     pub(crate) statement_timeout: Duration,
     /// Bytes; `u64::MAX` = the server's limit.
     pub(crate) query_memory_limit: u64,
+    /// Whether the cache of results is used, if there is one.
+    pub(crate) result_cache: bool,
     pub(crate) time_zone: String,
     pub(crate) catalog: String,
     pub(crate) schema: String,
@@ -77,6 +80,7 @@ impl Defaults {
             batch_size: config.batch_size,
             statement_timeout: limits.statement_timeout,
             query_memory_limit: limits.query_memory_limit,
+            result_cache: true,
             time_zone: config.time_zone.clone(),
             catalog: updraft_catalog::CATALOG.to_owned(),
             schema: updraft_catalog::SCHEMA.to_owned(),
@@ -176,6 +180,13 @@ impl Defaults {
                 }
                 settings.query_memory_limit = bytes.0;
             }
+            "result_cache" => {
+                settings.result_cache = match value.to_ascii_lowercase().as_str() {
+                    "on" | "true" => true,
+                    "off" | "false" => false,
+                    _ => return Err("give on or off".to_owned()),
+                };
+            }
             "time_zone" => {
                 check_time_zone(value)?;
                 settings.time_zone = value.to_owned();
@@ -202,6 +213,7 @@ impl Defaults {
             "batch_size" => settings.batch_size.to_string(),
             "statement_timeout" => humantime::format_duration(settings.statement_timeout).to_string(),
             "query_memory_limit" => format!("{}B", settings.query_memory_limit),
+            "result_cache" => if settings.result_cache { "on" } else { "off" }.to_owned(),
             "time_zone" => settings.time_zone.clone(),
             "catalog" => settings.catalog.clone(),
             "schema" => settings.schema.clone(),
@@ -307,6 +319,9 @@ mod tests {
             ("statement_timeout", "0"),
             ("query_memory_limit", "512MiB"),
             ("query_memory_limit", "2GiB"),
+            ("updraft.result_cache", "off"),
+            ("result_cache", "true"),
+            ("result_cache", "maybe"),
             ("timezone", "Europe/Berlin"),
             ("time_zone", "Mars/Olympus"),
             ("catalog", "other"),
@@ -340,14 +355,17 @@ mod tests {
             cannot set "statement_timeout" to '0': a session may take at most 30m
             query_memory_limit = 536870912B
             cannot set "query_memory_limit" to '2GiB': a session may take at most 1.0 GiB
+            result_cache = off
+            result_cache = on
+            cannot set "result_cache" to 'maybe': give on or off
             time_zone = Europe/Berlin
             cannot set "time_zone" to 'Mars/Olympus': `Mars/Olympus` is not a time zone; give one such as UTC, +02:00 or Europe/Berlin
             cannot set "catalog" to 'other': the catalog is "updraft"
             schema = s
             wire_types = native
             cannot set "wire_types" to 'odd': give native
-            setting "datafusion.runtime.memory_limit" cannot be set; memory is shared by all queries; the operator sets engine.memory_limit, a session query_memory_limit. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types
-            setting "datafusion.catalog.information_schema" cannot be set; there is one catalog, of pinned tables, whose settings are in [catalog]. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types"#]]
+            setting "datafusion.runtime.memory_limit" cannot be set; memory is shared by all queries; the operator sets engine.memory_limit, a session query_memory_limit. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, result_cache, time_zone, catalog, schema, wire_types
+            setting "datafusion.catalog.information_schema" cannot be set; there is one catalog, of pinned tables, whose settings are in [catalog]. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, result_cache, time_zone, catalog, schema, wire_types"#]]
         .assert_eq(&lines.join("\n"));
     }
 

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use updraft_engine::{Engine, Error, ErrorKind};
+use updraft_engine::{CacheFigures, Engine, Error, ErrorKind};
 
 /// Whether the server takes queries: false until it listens and from the moment it drains.
 #[derive(Debug, Clone, Default)]
@@ -133,12 +133,19 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),
                 "spilled_bytes": engine.spilled(),
+                "plan_cache": cache(engine.plan_cache()),
+                "result_cache": cache(engine.result_cache()),
                 "hot": engine.hot().map(|cache| cache.statistics()),
             });
             as_json(StatusCode::OK, &status)
         }
         None => not_started(),
     }
+}
+
+fn cache(figures: CacheFigures) -> Value {
+    let CacheFigures { entries, bytes, hits, misses } = figures;
+    json!({ "entries": entries, "bytes": bytes, "hits": hits, "misses": misses })
 }
 
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {

@@ -67,7 +67,7 @@ fn each_mistake_has_its_code_and_a_text_that_helps() {
             CREATE EXTERNAL TABLE e STORED AS CSV LOCATION '/etc/passwd'
                 InvalidArgument: CREATE EXTERNAL TABLE is not offered; this server answers statements that read: SELECT, EXPLAIN, SHOW, DESCRIBE, and SET of session settings
             SET datafusion.runtime.memory_limit = '1T'
-                InvalidArgument: setting "datafusion.runtime.memory_limit" cannot be set; memory is shared by all queries; the operator sets engine.memory_limit, a session query_memory_limit. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, time_zone, catalog, schema, wire_types, wire_compression, endpoints
+                InvalidArgument: setting "datafusion.runtime.memory_limit" cannot be set; memory is shared by all queries; the operator sets engine.memory_limit, a session query_memory_limit. what can be set: target_partitions, batch_size, statement_timeout, query_memory_limit, result_cache, time_zone, catalog, schema, wire_types, wire_compression, endpoints
             SET batch_size = none
                 InvalidArgument: cannot set "batch_size" to 'none': give a number of rows from 1 to 1048576
             SELECT * FROM cut

@@ -22,6 +22,9 @@ async fn the_next_query_sees_new_replaced_and_removed_files() {
     assert_eq!(answer(&catalog, sql).await, ["1 0"]);
     let first = snapshot(&catalog, "t").await.unwrap();
     assert!(Arc::ptr_eq(&first, &snapshot(&catalog, "t").await.unwrap()), "nothing changed: the same snapshot");
+    let names = [name("public", "t"), name("public", "none"), name("elsewhere", "t")];
+    let versions = catalog.versions(&names).await.unwrap();
+    assert_eq!(versions, [Some(Version::Table(first.id())), None, None]);
     f.parquet("t/2.parquet", &numbers(10, 1));
     assert_eq!(answer(&catalog, sql).await, ["2 10"]);
     // Same size, and the same time: still another file.
@@ -33,6 +36,7 @@ async fn the_next_query_sees_new_replaced_and_removed_files() {
     assert_eq!(answer(&catalog, sql).await, ["1 20"]);
     let last = snapshot(&catalog, "t").await.unwrap();
     assert_ne!(first.id(), last.id());
+    assert_eq!(catalog.versions(&names[..1]).await.unwrap(), [Some(Version::Table(last.id()))]);
     f.parquet("new.parquet", &numbers(0, 5));
     assert_eq!(answer(&catalog, "SELECT count(*) FROM new").await, ["5"]);
     std::fs::remove_dir_all(f.path("t")).unwrap();

@@ -25,7 +25,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 
-use crate::{CATALOG, Catalog, Config, Error, ErrorKind, Relation, SCHEMA, Snapshot, find};
+use crate::{CATALOG, Catalog, Config, Error, ErrorKind, Relation, SCHEMA, Snapshot, Version, find};
 
 type Anything = Box<dyn StdError + Send + Sync>;
 

@@ -6,6 +6,7 @@ use updraft_catalog::{Relation, split_name};
 use updraft_hot::{Cache, PreloadError, Table};
 
 use super::Engine;
+use crate::admission::Lane;
 use crate::error::Error;
 use crate::plan::reference;
 use crate::query::QueryId;
@@ -26,7 +27,7 @@ impl Engine {
             return Err(Error::Unsupported("the cache of hot tables is off; set hot.memory_limit".to_owned()));
         };
         let (engine, tables) = (Arc::clone(self), tables.to_vec());
-        let loading = self.cpu.spawn(async move {
+        let loading = self.cpu.spawn(Lane::Heavy, async move {
             let tables = engine.hot_tables(&tables).await?;
             cache.preload(&tables).await.map_err(|error| match error {
                 PreloadError::TooLarge { .. } => Error::Exhausted(error.to_string()),

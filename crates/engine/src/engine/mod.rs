@@ -3,6 +3,8 @@
 mod hot;
 mod planning;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -26,10 +28,12 @@ use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
 use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory};
 use crate::plan::{Planned, Planner, Work, reference};
+use crate::plan_cache::{CacheFigures, PlanCache};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
 use crate::query::{QueryId, Runs};
+use crate::result_cache::ResultCache;
 use crate::run::{self, Limit, Part, QueryStream};
-use crate::runtime::CpuRuntime;
+use crate::runtime::{CpuRuntime, STACK_BYTES};
 use crate::session::{Session, SessionId, Sessions};
 use crate::settings::SettingSpec;
 use crate::spill::Spill;
@@ -51,6 +55,8 @@ pub struct Engine {
     spill: Arc<Spill>,
     sessions: Sessions,
     prepared: PreparedStatements,
+    plans: PlanCache,
+    results: Arc<ResultCache>,
     planned: Expiring<QueryId, Arc<Planned>>,
     /// Cancelled before they ran; their tickets stay dead for as long as they are valid.
     cancelled: Expiring<QueryId, Principal>,
@@ -110,6 +116,15 @@ impl Engine {
         let limits = Arc::new(PerPrincipal::limits(&config, cpu.threads(), memory_limit));
         let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
         let memory = Memory::new(config.memory_pool, memory_limit);
+        let results = Arc::new(ResultCache::new(&config));
+        if config.result_cache_limit.as_u64() > memory_limit {
+            return Err(Error::Invalid(format!(
+                "engine.result_cache_limit ({}) is more than the memory of all queries ({}); give at most that",
+                config.result_cache_limit,
+                ByteSize(memory_limit)
+            )));
+        }
+        memory.add_reclaimer(Arc::clone(&results) as _);
         if let Some(hot) = catalog.hot() {
             memory.add_reclaimer(Arc::clone(hot) as _);
         }
@@ -118,6 +133,8 @@ impl Engine {
         let engine = Arc::new(Self {
             sessions: Sessions::new(&config, front_end, &limits),
             prepared: PreparedStatements::new(&config),
+            plans: PlanCache::new(&config),
+            results,
             planned: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             cancelled: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             runs: Arc::default(),
@@ -188,6 +205,10 @@ impl Engine {
         session: &Session,
         changes: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Session, Error> {
+        let mut changes = changes.into_iter().peekable();
+        if changes.peek().is_none() {
+            return Ok(session.clone());
+        }
         let mut settings = (*session.settings).clone();
         for (name, value) in changes {
             settings = self.sessions.defaults(&session.principal).with(&settings, name, value)?;
@@ -338,6 +359,20 @@ impl Engine {
         names
     }
 
+    /// What the cache of plans holds.
+    pub fn plan_cache(&self) -> CacheFigures {
+        self.plans.figures()
+    }
+
+    /// What the cache of results holds.
+    pub fn result_cache(&self) -> CacheFigures {
+        self.results.figures()
+    }
+
+    pub(crate) fn results(&self) -> &Arc<ResultCache> {
+        &self.results
+    }
+
     /// What the operator set.
     pub fn config(&self) -> &Config {
         &self.config
@@ -382,7 +417,9 @@ impl Engine {
         let engine = Arc::downgrade(self);
         let watch = move || guard.watch(&|| engine.upgrade().map(|engine| engine as Arc<dyn Load>));
         // It ends with the engine, within one of its looks.
-        std::thread::Builder::new().name("updraft-memory".to_owned()).spawn(watch).map(drop)
+        let thread = std::thread::Builder::new().name("updraft-memory".to_owned());
+        // It drops what caches let go of, plans among it, which takes the stack of those who made them.
+        thread.stack_size(STACK_BYTES).spawn(watch).map(drop)
     }
 
     pub(crate) fn memory(&self) -> &Memory {

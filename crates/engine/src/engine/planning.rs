@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use parking_lot::Mutex;
@@ -18,12 +18,16 @@ use crate::admission::Lane;
 use crate::error::Error;
 use crate::launch::{self, Effort};
 use crate::params;
-use crate::plan::{BoundRows, Logical, Planned, Statement, Work};
+use crate::plan::{BoundRows, Planned, Statement, Work};
+use crate::plan_cache::{Asked, Plan, Ready};
 use crate::prepared::{Prepared, PreparedHandle};
 use crate::query::QueryId;
 use crate::run::Parts;
 use crate::session::Session;
 use crate::sql::{self, Parsed, Placeholders};
+
+/// How many files of tables are compared where requests are answered; more would keep others waiting.
+const COMPARED_MAX: usize = 100;
 
 impl Engine {
     /// Plans `statement` for [`Self::run`], on its tables as they are now.
@@ -69,33 +73,74 @@ impl Engine {
         statement: Statement,
         deadline: Option<Instant>,
     ) -> Result<Arc<Planned>, Error> {
+        let started = Instant::now();
+        let asked = asked(session, statement);
+        let kept = self.kept(&asked, deadline).await?;
+        if let Some(ready) = kept.as_ref().and_then(|plan| plan.kept(&[])) {
+            let snapshots = kept.map_or(0, |plan| plan.logical.snapshots());
+            return Ok(self.keep(id, session, &asked.statement, query(ready, snapshots), started));
+        }
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(id, deadline, async move {
-            let started = Instant::now();
-            let hash = statement.fingerprint();
             let mut state = engine.state(&session.settings);
-            let (work, schema, snapshots) = match &statement {
-                Statement::Substrait(plan) => {
-                    let logical = engine.planner.substrait(&mut state, plan).await?;
-                    query(&state, logical)?
-                }
-                Statement::Sql(text) => match sql::parse(text, &engine.config)? {
-                    Parsed::Read(statement, placeholders) => {
-                        if !placeholders.ids.is_empty() {
-                            let names = placeholders.ids.join(", ");
-                            return Err(Error::Invalid(format!(
-                                "the statement has parameters ({names}); prepare it and bind them"
-                            )));
-                        }
-                        let logical = engine.planner.logical(&mut state, *statement).await?;
-                        query(&state, logical)?
-                    }
-                    other => engine.command(&session, other)?,
-                },
+            let outcome = match engine.understand(&asked, kept, &mut state, Parameters::Refused).await? {
+                Understood::Plan(plan) => query(plan.ready(&state, Vec::new())?, plan.logical.snapshots()),
+                Understood::Command(command) => engine.command(&session, command)?,
             };
-            Ok(engine.keep(id, &session, hash, work, schema, snapshots, started.elapsed()))
+            Ok(engine.keep(id, &session, &asked.statement, outcome, started))
         })
         .await
+    }
+
+    /// The plan that was kept of what is asked, if its tables are still the same. This does not leave the caller's
+    /// runtime unless there is much to compare: it waits for the store, and computes nothing.
+    async fn kept(&self, asked: &Arc<Asked>, deadline: Option<Instant>) -> Result<Option<Arc<Plan>>, Error> {
+        self.refuse_when_draining()?;
+        let is_current = async |plan: &Plan| {
+            let Some(versions) = &plan.logical.versions else { return false };
+            if plan.logical.files <= COMPARED_MAX {
+                return self.planner.is_current(versions).await;
+            }
+            let (planner, versions) = (self.planner.clone(), Arc::clone(versions));
+            self.cpu.spawn(Lane::Light, async move { planner.is_current(&versions).await }).await.unwrap_or(false)
+        };
+        let found = tokio::time::timeout_at(self.until(deadline), self.plans.get(asked, is_current));
+        // Planning anew ends in time too, and says why it took so long.
+        Ok(found.await.ok().flatten())
+    }
+
+    /// What is asked, planned, unless a plan was `kept`.
+    async fn understand(
+        &self,
+        asked: &Arc<Asked>,
+        kept: Option<Arc<Plan>>,
+        state: &mut SessionState,
+        parameters: Parameters,
+    ) -> Result<Understood, Error> {
+        let accept = |placeholders: &Placeholders| match parameters {
+            Parameters::Refused if !placeholders.ids.is_empty() => {
+                let names = placeholders.ids.join(", ");
+                Err(Error::Invalid(format!("the statement has parameters ({names}); prepare it and bind them")))
+            }
+            _ => Ok(()),
+        };
+        if let Some(plan) = kept {
+            accept(&plan.placeholders)?;
+            return Ok(Understood::Plan(plan));
+        }
+        let (logical, placeholders) = match &asked.statement {
+            Statement::Substrait(plan) => (self.planner.substrait(state, plan).await?, Placeholders::default()),
+            Statement::Sql(text) => match sql::parse(text, &self.config)? {
+                Parsed::Read(statement, placeholders) => {
+                    accept(&placeholders)?;
+                    (self.planner.logical(state, *statement).await?, placeholders)
+                }
+                command => return Ok(Understood::Command(command)),
+            },
+        };
+        let plan = Arc::new(Plan::new(logical, placeholders));
+        self.plans.put(asked, &plan);
+        Ok(Understood::Plan(plan))
     }
 
     /// Prepares `statement`. Parameters without an inferred type count as `unknown` in the schema.
@@ -109,36 +154,28 @@ impl Engine {
         unknown: DataType,
         deadline: Option<Instant>,
     ) -> Result<Arc<Prepared>, Error> {
+        let asked = asked(session, statement.clone());
+        let kept = self.kept(&asked, deadline).await?;
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(QueryId::new(), deadline, async move {
             let mut state = engine.state(&session.settings);
-            let (logical, placeholders) = match &statement {
-                Statement::Substrait(plan) => {
-                    (engine.planner.substrait(&mut state, plan).await?, Placeholders::default())
+            let plan = match engine.understand(&asked, kept, &mut state, Parameters::Described).await? {
+                Understood::Plan(plan) => plan,
+                Understood::Command(Parsed::Show(name)) => {
+                    let batch = engine.show(&session, name.as_deref())?;
+                    return engine.prepared_without_plan(&session, statement, Some(batch.schema()));
                 }
-                Statement::Sql(text) => match sql::parse(text, &engine.config)? {
-                    Parsed::Read(statement, placeholders) => {
-                        (engine.planner.logical(&mut state, *statement).await?, placeholders)
-                    }
-                    Parsed::Show(name) => {
-                        let batch = engine.show(&session, name.as_deref())?;
-                        return engine.prepared_without_plan(&session, statement, Some(batch.schema()));
-                    }
-                    Parsed::Set(..) | Parsed::Reset(_) => {
-                        return engine.prepared_without_plan(&session, statement, None);
-                    }
-                },
+                Understood::Command(_) => return engine.prepared_without_plan(&session, statement, None),
             };
-            let (types, schema) = describe(&logical, &placeholders, &unknown)?;
+            let (types, schema) = describe(&plan, &unknown)?;
             let prepared = Arc::new(Prepared {
                 handle: PreparedHandle::new(),
                 principal: session.principal.clone(),
                 session: session.id,
                 statement,
-                placeholders,
+                placeholders: plan.placeholders.clone(),
                 types,
                 schema: Some(schema),
-                last: Mutex::new(Some((session.settings.fingerprint(), Arc::new(logical)))),
                 bound: Mutex::default(),
             });
             engine.prepared.open(Arc::clone(&prepared))?;
@@ -161,7 +198,6 @@ impl Engine {
             placeholders: Placeholders::default(),
             types: params::Types::default(),
             schema,
-            last: Mutex::default(),
             bound: Mutex::default(),
         });
         self.prepared.open(Arc::clone(&prepared))?;
@@ -178,57 +214,26 @@ impl Engine {
         prepared: Arc<Prepared>,
         deadline: Option<Instant>,
     ) -> Result<Arc<Planned>, Error> {
-        let id = QueryId::new();
+        let (id, started) = (QueryId::new(), Instant::now());
+        let asked = asked(session, prepared.statement.clone());
+        let kept = self.kept(&asked, deadline).await?;
+        // What is wrong with the parameters is said below.
+        if let (Some(plan), Ok(Bound { values, rows: 0 | 1, .. })) = (&kept, bound(&prepared))
+            && let Some(ready) = plan.kept(&values)
+        {
+            let outcome = query(ready, plan.logical.snapshots());
+            return Ok(self.keep(id, session, &asked.statement, outcome, started));
+        }
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(id, deadline, async move {
-            let started = Instant::now();
-            let hash = prepared.statement.fingerprint();
             let mut state = engine.state(&session.settings);
-            let key = session.settings.fingerprint();
-            let last = prepared.last.lock().clone().filter(|(settings, _)| *settings == key);
-            let current = match last {
-                Some((_, logical)) if engine.planner.is_current(&state, &logical).await? => Some(logical),
-                _ => None,
+            let outcome = match engine.understand(&asked, kept, &mut state, Parameters::Described).await? {
+                Understood::Plan(plan) => bind(&state, &prepared, &plan)?,
+                Understood::Command(command) => engine.command(&session, command)?,
             };
-            let logical = match (current, &prepared.statement) {
-                (Some(logical), _) => logical,
-                (None, Statement::Substrait(plan)) => Arc::new(engine.planner.substrait(&mut state, plan).await?),
-                (None, Statement::Sql(text)) => match sql::parse(text, &engine.config)? {
-                    Parsed::Read(statement, _) => Arc::new(engine.planner.logical(&mut state, *statement).await?),
-                    other => {
-                        let (work, schema, snapshots) = engine.command(&session, other)?;
-                        return Ok(engine.keep(id, &session, hash, work, schema, snapshots, started.elapsed()));
-                    }
-                },
-            };
-            *prepared.last.lock() = Some((key, Arc::clone(&logical)));
-            let (work, schema) = engine.bind(&state, &prepared, &logical)?;
-            Ok(engine.keep(id, &session, hash, work, schema, logical.snapshots, started.elapsed()))
+            Ok(engine.keep(id, &session, &asked.statement, outcome, started))
         })
         .await
-    }
-
-    fn bind(&self, state: &SessionState, prepared: &Prepared, logical: &Logical) -> Result<(Work, SchemaRef), Error> {
-        let batches = prepared.bound.lock().clone().unwrap_or_else(|| Arc::from([]));
-        let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-        let placeholders = &prepared.placeholders;
-        if placeholders.ids.is_empty() {
-            let plan = state.optimize(&logical.plan)?;
-            let schema = Arc::clone(plan.schema().inner());
-            return Ok((Work::Query(plan), schema));
-        }
-        let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else {
-            let names = placeholders.ids.join(", ");
-            return Err(Error::Invalid(format!("the statement has parameters ({names}) and none are bound")));
-        };
-        let values = params::values(placeholders, &prepared.types, first, 0)?;
-        let plan = state.optimize(&logical.plan.clone().replace_params_with_values(&values)?)?;
-        let schema = Arc::clone(plan.schema().inner());
-        if rows == 1 {
-            return Ok((Work::Query(plan), schema));
-        }
-        let rows = BoundRows { placeholders: placeholders.clone(), types: prepared.types.clone(), batches };
-        Ok((Work::Each { template: logical.plan.clone(), rows }, schema))
     }
 
     /// Makes the result of `planned` fetchable in up to `parts` parts, each by its own stream at the same
@@ -243,9 +248,9 @@ impl Engine {
         }
         let (engine, planned) = (Arc::clone(self), Arc::clone(planned));
         self.on_cpu(planned.id, None, async move {
-            let Work::Query(plan) = &planned.work else { return Ok(1) };
+            let Work::Query(ready) = &planned.work else { return Ok(1) };
             // The parts are run by several streams; each is cancelled by itself.
-            let fitted = launch::fit(&engine, &planned, plan, &CancellationToken::new(), Effort::Usual).await?;
+            let fitted = launch::fit(&engine, &planned, ready, &CancellationToken::new(), Effort::Usual).await?;
             let of = parts.min(fitted.plan.output_partitioning().partition_count());
             if of > 1 {
                 let claimed = Mutex::new(vec![false; of]);
@@ -263,11 +268,8 @@ impl Engine {
         deadline: Option<Instant>,
         work: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
-        if self.draining.load(Ordering::Relaxed) {
-            return Err(Error::Draining);
-        }
-        let timeout = Instant::now() + self.config.planning_timeout;
-        let until = deadline.map_or(timeout, |deadline| deadline.min(timeout));
+        self.refuse_when_draining()?;
+        let until = self.until(deadline);
         let allowed = until.saturating_duration_since(Instant::now());
         let task = self.cpu.spawn(Lane::Light, work);
         match tokio::time::timeout_at(until, task).await {
@@ -281,15 +283,25 @@ impl Engine {
         }
     }
 
+    fn refuse_when_draining(&self) -> Result<(), Error> {
+        if self.draining.load(Ordering::Relaxed) { Err(Error::Draining) } else { Ok(()) }
+    }
+
+    /// Until when a statement that is planned now may take.
+    fn until(&self, deadline: Option<Instant>) -> Instant {
+        let timeout = Instant::now() + self.config.planning_timeout;
+        deadline.map_or(timeout, |deadline| deadline.min(timeout))
+    }
+
     /// `SET`, `RESET` and `SHOW`: answered here, never by DataFusion.
-    fn command(&self, session: &Session, command: Parsed) -> Result<(Work, SchemaRef, u64), Error> {
+    fn command(&self, session: &Session, command: Parsed) -> Result<Outcome, Error> {
         let (name, value) = match command {
             Parsed::Set(name, value) => (name, Some(value)),
             Parsed::Reset(name) => (name, None),
             Parsed::Show(name) => {
                 let batch = self.show(session, name.as_deref())?;
                 let schema = batch.schema();
-                return Ok((Work::Batch(batch), schema, 0));
+                return Ok(Outcome { work: Work::Batch(batch), schema, snapshots: 0 });
             }
             Parsed::Read(..) => unreachable!("callers plan what reads"),
         };
@@ -299,7 +311,7 @@ impl Engine {
             Some(value) => defaults.with(&session.settings, &name, value)?,
             None => defaults.without(&session.settings, &name)?,
         };
-        Ok((Work::Change { name, value }, Arc::new(Schema::empty()), 0))
+        Ok(Outcome { work: Work::Change { name, value }, schema: Arc::new(Schema::empty()), snapshots: 0 })
     }
 
     fn show(&self, session: &Session, name: Option<&str>) -> Result<RecordBatch, Error> {
@@ -319,26 +331,24 @@ impl Engine {
         Ok(batch.map_err(datafusion::error::DataFusionError::from)?)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "it builds one struct of as many fields")]
     fn keep(
         &self,
         id: QueryId,
         session: &Session,
-        statement_hash: u64,
-        work: Work,
-        schema: SchemaRef,
-        snapshots: u64,
-        plan_time: Duration,
+        statement: &Statement,
+        outcome: Outcome,
+        started: Instant,
     ) -> Arc<Planned> {
+        let Outcome { work, schema, snapshots } = outcome;
         let planned = Arc::new(Planned {
             id,
             principal: session.principal.clone(),
-            statement_hash,
+            statement_hash: statement.fingerprint(),
             settings: Arc::clone(&session.settings),
             work,
             schema,
             snapshots,
-            plan_time,
+            plan_time: started.elapsed(),
             parts: Mutex::default(),
         });
         // The bound evicts, so this cannot fail.
@@ -347,23 +357,80 @@ impl Engine {
     }
 }
 
-/// The types of the parameters, and the schema while none are bound.
-fn describe(
-    logical: &Logical,
-    placeholders: &Placeholders,
-    unknown: &DataType,
-) -> Result<(params::Types, SchemaRef), Error> {
-    let types = params::types(&logical.plan)?;
-    if placeholders.ids.is_empty() {
-        return Ok((types, Arc::clone(logical.plan.schema().inner())));
-    }
-    let nulls = params::nulls(placeholders, &types, unknown)?;
-    let plan = logical.plan.clone().replace_params_with_values(&nulls)?;
-    Ok((types, Arc::clone(plan.schema().inner())))
+/// What came of planning.
+struct Outcome {
+    work: Work,
+    schema: SchemaRef,
+    snapshots: u64,
 }
 
-fn query(state: &SessionState, logical: Logical) -> Result<(Work, SchemaRef, u64), Error> {
-    let plan = state.optimize(&logical.plan)?;
-    let schema = Arc::clone(plan.schema().inner());
-    Ok((Work::Query(plan), schema, logical.snapshots))
+fn query(ready: Arc<Ready>, snapshots: u64) -> Outcome {
+    Outcome { schema: Arc::clone(&ready.schema), work: Work::Query(ready), snapshots }
+}
+
+/// What a statement is.
+enum Understood {
+    Plan(Arc<Plan>),
+    /// `SET`, `RESET` or `SHOW`.
+    Command(Parsed),
+}
+
+/// What becomes of a statement that has parameters.
+#[derive(Clone, Copy)]
+enum Parameters {
+    Refused,
+    Described,
+}
+
+fn asked(session: &Session, statement: Statement) -> Arc<Asked> {
+    let (settings, principal) = (Arc::clone(&session.settings), session.principal.clone());
+    Arc::new(Asked { statement, settings, principal })
+}
+
+/// The parameters that are bound to a statement.
+struct Bound {
+    /// The first row; empty when the statement has none.
+    values: Vec<ScalarValue>,
+    rows: usize,
+    batches: Arc<[RecordBatch]>,
+}
+
+/// # Errors
+/// `Invalid` when parameters are missing or do not fit.
+fn bound(prepared: &Prepared) -> Result<Bound, Error> {
+    let placeholders = &prepared.placeholders;
+    if placeholders.ids.is_empty() {
+        return Ok(Bound { values: Vec::new(), rows: 0, batches: Arc::from([]) });
+    }
+    let batches = prepared.bound.lock().clone().unwrap_or_else(|| Arc::from([]));
+    let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else {
+        let names = placeholders.ids.join(", ");
+        return Err(Error::Invalid(format!("the statement has parameters ({names}) and none are bound")));
+    };
+    let values = params::values(placeholders, &prepared.types, first, 0)?;
+    let rows = batches.iter().map(RecordBatch::num_rows).sum();
+    Ok(Bound { values, rows, batches })
+}
+
+/// `plan` with what is bound to `prepared`.
+fn bind(state: &SessionState, prepared: &Prepared, plan: &Plan) -> Result<Outcome, Error> {
+    let Bound { values, rows, batches } = bound(prepared)?;
+    let ready = plan.ready(state, values)?;
+    let outcome = query(ready, plan.logical.snapshots());
+    if rows <= 1 {
+        return Ok(outcome);
+    }
+    let rows = BoundRows { placeholders: prepared.placeholders.clone(), types: prepared.types.clone(), batches };
+    Ok(Outcome { work: Work::Each { template: plan.logical.plan.clone(), rows }, ..outcome })
+}
+
+/// The types of the parameters, and the schema while none are bound.
+fn describe(plan: &Plan, unknown: &DataType) -> Result<(params::Types, SchemaRef), Error> {
+    let types = params::types(&plan.logical.plan)?;
+    if plan.placeholders.ids.is_empty() {
+        return Ok((types, Arc::clone(plan.logical.plan.schema().inner())));
+    }
+    let nulls = params::nulls(&plan.placeholders, &types, unknown)?;
+    let described = plan.logical.plan.clone().replace_params_with_values(&nulls)?;
+    Ok((types, Arc::clone(described.schema().inner())))
 }

@@ -1,5 +1,6 @@
 //! The DataFusion session state that every query starts from, and what it runs on.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use datafusion::config::ConfigNonZeroUsize;
@@ -54,8 +55,28 @@ impl Engine {
         state
     }
 
-    /// The state with which a query is planned and run in this shape.
-    pub(crate) fn shaped(&self, settings: &Settings, shape: Shape, effort: Effort) -> SessionState {
+    /// What a query's plan is to fit into, in bytes; `None` = its plan need not fit.
+    pub(crate) fn room(&self, settings: &Settings, effort: Effort) -> Option<usize> {
+        if !self.memory.counts_all() {
+            return None;
+        }
+        let most = settings.query_memory_limit.min(self.memory.limit());
+        let room = match effort {
+            // What others hold now may be free in a moment.
+            Effort::Usual => most.min(self.memory.free()).max(most / ROOM_MIN),
+            Effort::Careful => most,
+        };
+        Some(usize::try_from(room).unwrap_or(usize::MAX))
+    }
+
+    /// The state with which a query is planned in this shape, to fit into `room`.
+    pub(crate) fn shaped(
+        &self,
+        settings: &Settings,
+        shape: Shape,
+        effort: Effort,
+        room: Option<usize>,
+    ) -> SessionState {
         let mut state = self.state(settings);
         let options = state.config_mut().options_mut();
         options.execution.target_partitions = shape.partitions;
@@ -66,11 +87,8 @@ impl Engine {
             // The build side of a hash join cannot be spilled; what is sorted for a merge join can.
             options.optimizer.prefer_hash_join = false;
         }
-        if self.memory.counts_all() {
-            let most = settings.query_memory_limit.min(self.memory.limit());
-            // What others hold now may be free in a moment.
-            let room = if careful { most } else { most.min(self.memory.free()).max(most / ROOM_MIN) };
-            options.extensions.insert(Fit { room: usize::try_from(room).unwrap_or(usize::MAX), careful });
+        if let Some(room) = room {
+            options.extensions.insert(Fit { room, careful });
         }
         state
     }
@@ -79,19 +97,26 @@ impl Engine {
     /// sort sets `sort_reservation` bytes aside, or what the operator said if that is less.
     pub(crate) fn task_context(
         &self,
-        state: &SessionState,
+        config: &SessionConfig,
         memory: Arc<QueryMemory>,
         spill: DiskManagerBuilder,
         sort_reservation: usize,
     ) -> Result<Arc<TaskContext>, Error> {
-        let runtime = RuntimeEnvBuilder::from_runtime_env(self.template.runtime_env())
-            .with_memory_pool(memory)
-            .with_disk_manager_builder(spill)
-            .build_arc()?;
-        let mut config = state.config().clone();
-        let reservation = &mut config.options_mut().execution.sort_spill_reservation_bytes;
-        *reservation = sort_reservation.min(*reservation);
-        Ok(Arc::new(TaskContext::from(state).with_session_config(config).with_runtime(runtime)))
+        let runtime = RuntimeEnv {
+            memory_pool: memory,
+            disk_manager: Arc::new(spill.build()?),
+            ..RuntimeEnv::clone(self.template.runtime_env())
+        };
+        let mut config = config.clone();
+        if sort_reservation < config.options().execution.sort_spill_reservation_bytes {
+            config.options_mut().execution.sort_spill_reservation_bytes = sort_reservation;
+        }
+        let session = self.template.session_id().to_owned();
+        // Operators have the functions they call; only a plan that is decoded would look for one here.
+        let (scalar, higher_order) = (HashMap::new(), HashMap::new());
+        let (aggregate, window) = (HashMap::new(), HashMap::new());
+        let runtime = Arc::new(runtime);
+        Ok(Arc::new(TaskContext::new(None, session, config, scalar, higher_order, aggregate, window, runtime)))
     }
 }
 

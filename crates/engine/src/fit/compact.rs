@@ -90,7 +90,7 @@ impl ExecutionPlan for CompactExec {
 }
 
 /// `batch`, or a copy of its rows when it keeps twice as much alive.
-fn compact(batch: RecordBatch) -> Result<RecordBatch> {
+pub(crate) fn compact(batch: RecordBatch) -> Result<RecordBatch> {
     let held = get_record_batch_memory_size(&batch);
     if held <= SLACK_BYTES || held <= 2 * batch.columns().iter().map(own_bytes).sum::<usize>() {
         return Ok(batch);

@@ -215,7 +215,7 @@ fn resources(report: &Report) -> HeaderMap {
         let name = format!("x-updraft-{}", name.replace('_', "-"));
         (
             HeaderName::try_from(name).expect("names are ASCII"),
-            HeaderValue::try_from(value).expect("values are numbers"),
+            HeaderValue::try_from(value).expect("values are numbers and words"),
         )
     });
     HeaderMap::from_iter(fields)

@@ -1,0 +1,188 @@
+//! Plans that are kept for the next time their statement is asked.
+//!
+//! Whoever asks the same text with the same settings, while its tables are the same, gets the same plan. The files of
+//! the tables are looked at for every statement, so a plan is never of yesterday's.
+//!
+//! | module | its story |
+//! |---|---|
+//! | `repeatable` | which plans give the same rows whenever they run |
+//! | `ready` | an optimized plan, and what is known of it |
+//! | `again` | physical plans that may run more than once |
+
+mod again;
+mod ready;
+mod repeatable;
+
+use std::hash::Hash;
+use std::mem::size_of;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use datafusion::common::ScalarValue;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::error::Result;
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use parking_lot::Mutex;
+use updraft_auth::Principal;
+use updraft_catalog::Cache;
+
+pub(crate) use again::Again;
+pub(crate) use ready::Ready;
+
+use crate::config::Config;
+use crate::params;
+use crate::plan::{Logical, Statement};
+use crate::settings::Settings;
+use crate::sql::Placeholders;
+
+/// What an entry takes beside its plans: key, maps, and the physical plan of a few operators. As each weighs at least
+/// this, the budget bounds the number of plans too.
+const ENTRY_BYTES: usize = 8 << 10;
+/// What a node of a logical plan takes beside its expressions and columns.
+const NODE_BYTES: usize = 512;
+/// What a column of a node's schema takes.
+const COLUMN_BYTES: usize = 64;
+/// What a physical plan keeps for a file it reads.
+const FILE_BYTES: usize = 512;
+
+/// Who asks what. All of it is compared, so that nobody gets what was planned for another.
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Asked {
+    pub(crate) statement: Statement,
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) principal: Principal,
+}
+
+/// A statement, planned on its tables as they were.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    /// Not optimized, with placeholders in it.
+    pub(crate) logical: Logical,
+    pub(crate) placeholders: Placeholders,
+    /// Whether its versions say all that it was made of.
+    lasts: bool,
+    /// Whether it gives the same rows whenever it runs on the same tables.
+    repeats: bool,
+    /// What it is with the parameters it was last asked with.
+    last: Mutex<Option<(Vec<ScalarValue>, Arc<Ready>)>>,
+}
+
+impl Plan {
+    pub(crate) fn new(logical: Logical, placeholders: Placeholders) -> Self {
+        let lasts = logical.versions.is_some() && repeatable::reads_tables_only(&logical.plan);
+        let repeats = lasts && repeatable::is_repeatable(&logical.plan);
+        Self { logical, placeholders, lasts, repeats, last: Mutex::default() }
+    }
+
+    /// Ready to run with `values`, if that is how it was last asked.
+    pub(crate) fn kept(&self, values: &[ScalarValue]) -> Option<Arc<Ready>> {
+        self.last.lock().as_ref().filter(|(last, _)| last == values).map(|(_, ready)| Arc::clone(ready))
+    }
+
+    /// Ready to run with `values` for its placeholders, one for each.
+    ///
+    /// # Errors
+    /// What DataFusion says of the plan.
+    pub(crate) fn ready(&self, state: &SessionState, values: Vec<ScalarValue>) -> Result<Arc<Ready>> {
+        if let Some(ready) = self.kept(&values) {
+            return Ok(ready);
+        }
+        let bound;
+        let plan = match values.is_empty() {
+            true => &self.logical.plan,
+            false => {
+                let values = params::assigned(&self.placeholders, values.clone());
+                bound = self.logical.plan.clone().replace_params_with_values(&values)?;
+                &bound
+            }
+        };
+        let versions = self.logical.versions.clone().filter(|_| self.repeats);
+        let ready = Arc::new(Ready::new(state.optimize(plan)?, versions)?);
+        if self.repeats {
+            *self.last.lock() = Some((values, Arc::clone(&ready)));
+        }
+        Ok(ready)
+    }
+
+    /// Bytes it takes, about: as written, optimized, and as it runs.
+    fn weight(&self) -> usize {
+        let files = self.logical.files.saturating_mul(FILE_BYTES);
+        ENTRY_BYTES.saturating_add(weight_of(&self.logical.plan).saturating_mul(3)).saturating_add(files)
+    }
+}
+
+/// Bytes that a logical plan takes, about.
+fn weight_of(plan: &LogicalPlan) -> usize {
+    let mut bytes = 0_usize;
+    let counted = plan.apply_with_subqueries(|node| {
+        bytes += NODE_BYTES + COLUMN_BYTES * node.schema().fields().len();
+        node.apply_expressions(|expression| {
+            expression.apply(|part| {
+                bytes += size_of::<Expr>();
+                if let Expr::Literal(value, _) = part {
+                    bytes += value.size();
+                }
+                Ok(TreeNodeRecursion::Continue)
+            })
+        })
+    });
+    // It does not fail; if it did, the plan would be taken for too large to be kept.
+    counted.map_or(usize::MAX, |_| bytes)
+}
+
+/// The plans, and how often one was found.
+#[derive(Debug)]
+pub(crate) struct PlanCache {
+    plans: Cache<Arc<Asked>, Arc<Plan>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl PlanCache {
+    pub(crate) fn new(config: &Config) -> Self {
+        let budget = usize::try_from(config.plan_cache_limit.as_u64()).unwrap_or(usize::MAX);
+        Self { plans: Cache::new(budget), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+    }
+
+    /// The plan of `asked`, if there is one and its tables are still what they were: `is_current` finds out.
+    pub(crate) async fn get(
+        &self,
+        asked: &Arc<Asked>,
+        is_current: impl AsyncFnOnce(&Plan) -> bool,
+    ) -> Option<Arc<Plan>> {
+        let plan = match self.plans.get(asked) {
+            Some(plan) if is_current(&plan).await => Some(plan),
+            _ => None,
+        };
+        let counter = if plan.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        plan
+    }
+
+    /// Keeps `plan`, in place of what was kept for the same question.
+    pub(crate) fn put(&self, asked: &Arc<Asked>, plan: &Arc<Plan>) {
+        if plan.lasts {
+            self.plans.insert(Arc::clone(asked), Arc::clone(plan), plan.weight());
+        }
+    }
+
+    pub(crate) fn figures(&self) -> CacheFigures {
+        let (entries, bytes) = self.plans.size();
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CacheFigures { entries, bytes, hits: count(&self.hits), misses: count(&self.misses) }
+    }
+}
+
+/// What a cache holds, and how often it helped.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CacheFigures {
+    /// Entries.
+    pub entries: usize,
+    /// Bytes they take.
+    pub bytes: usize,
+    /// How often what was asked for was there.
+    pub hits: u64,
+    /// How often it was not.
+    pub misses: u64,
+}
