@@ -79,6 +79,8 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     };
     // When sides are chosen, and before the sorts and exchanges are put in that a merge join needs.
     rules.insert(after(&rules, "join_selection"), Arc::new(joins::FitJoins));
+    // Above and below of what it puts in, exchanges are then put in as they are needed.
+    rules.insert(after(&rules, "EnsureRequirements") - 1, Arc::new(crate::dense::DenseAggregates));
     rules.insert(after(&rules, "ProjectionPushdown"), Arc::new(kept::Release));
     rules.push(Arc::new(distinct::CountTogether));
     rules.push(Arc::new(windows::ByPartition));
