@@ -131,7 +131,7 @@ impl Groups {
         for function in &mut self.functions {
             function.update(batch, &self.batch_groups, self.slots.len())?;
         }
-        Ok(if self.reservation.try_resize(self.size()).is_ok() { Added::All } else { Added::Last })
+        Ok(if self.reserve(self.size()) { Added::All } else { Added::Last })
     }
 
     /// Makes sure that the strings of all coded keys have ordinals. False if there are too many, or no room.
@@ -163,7 +163,7 @@ impl Groups {
         let Some(radix) = Radix::new(ordinals, SLOTS_MAX) else { return false };
         let table = radix.slots() as usize * size_of::<u32>();
         // The old table and the new one.
-        if self.reservation.try_resize(self.size() + table).is_err() {
+        if !self.reserve(self.size() + table) {
             return false;
         }
         self.slots = self.radix.convert(&self.slots, &radix);
@@ -264,6 +264,11 @@ impl Groups {
         let bytes = columns.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
         self.reservation.resize(bytes);
         Ok((columns, self.reservation))
+    }
+
+    /// Reserves `bytes`, and a quarter more: that is where DataFusion's aggregates begin if they have to take over.
+    fn reserve(&self, bytes: usize) -> bool {
+        self.reservation.try_resize(bytes + bytes / 4).is_ok()
     }
 
     fn size(&self) -> usize {

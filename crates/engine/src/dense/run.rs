@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 use super::codes::Codes;
 use super::groups::{Added, Grouping, Groups, Piece};
 use super::keys::{Domain, Radix, SLOTS_MAX};
-use super::stock::{self, Left};
+use super::stock::{self, Chunks, Left};
 
 /// Groups, those of all partitions added up, that are brought together in one place: that takes a millisecond, and
 /// what comes after has them in one partition.
@@ -166,12 +166,12 @@ impl Work {
         codes: &[Option<Codes>],
     ) -> Result<Vec<Share>> {
         self.fallbacks.add(1);
+        let batch_size = self.context.session_config().batch_size();
         let left = pieces.into_iter().map(|(piece, rows)| {
             let Piece { slots, radix, states, reservation } = piece;
             let mut columns = self.grouping.key_columns(codes, &radix, &slots)?;
             columns.extend(states);
-            let states = RecordBatch::try_new(self.partial.schema(), columns)?;
-            Ok(Left { states: Some((states, reservation)), rows })
+            Ok(Left { states: Chunks::new(columns, &self.partial.schema(), batch_size, reservation)?, rows })
         });
         let streams = stock::finish(&self.partial, left.collect::<Result<_>>()?, &self.context)?;
         Ok(streams.into_iter().map(Share::Stock).collect())
@@ -212,7 +212,7 @@ impl Share {
 }
 
 /// A batch in smaller ones, with the memory that all of them share.
-pub(super) struct Slices {
+struct Slices {
     batch: RecordBatch,
     start: usize,
     length: usize,
@@ -220,7 +220,7 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    pub(super) fn new(batch: RecordBatch, length: usize, held: MemoryReservation) -> Self {
+    fn new(batch: RecordBatch, length: usize, held: MemoryReservation) -> Self {
         Self { batch, start: 0, length, _held: held }
     }
 }

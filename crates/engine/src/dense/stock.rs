@@ -6,7 +6,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::Result;
@@ -20,14 +20,58 @@ use datafusion::physical_plan::{ExecutionPlan, Partitioning};
 use futures::{StreamExt, stream};
 use parking_lot::Mutex;
 
-use super::run::Slices;
+use crate::fit::copy;
 
 /// What one partition has left.
 pub(super) struct Left {
-    /// States of groups, in the schema of the partial aggregate, and the memory they take.
-    pub(super) states: Option<(RecordBatch, MemoryReservation)>,
+    /// States of groups.
+    pub(super) states: Chunks,
     /// Rows not aggregated yet, whose strings may be coded.
     pub(super) rows: Option<SendableRecordBatchStream>,
+}
+
+/// A batch in pieces that give their memory back one by one: all that was gathered is held when there is none left,
+/// and an aggregate that finds nothing for its first groups cannot spill any.
+pub(super) struct Chunks {
+    chunks: std::vec::IntoIter<RecordBatch>,
+    held: MemoryReservation,
+}
+
+impl Chunks {
+    /// Copies `columns`, of `schema`, into batches of at most `length` rows. `held` is the memory they take.
+    ///
+    /// # Errors
+    /// The columns are not those of the schema.
+    pub(super) fn new(
+        columns: Vec<ArrayRef>,
+        schema: &SchemaRef,
+        length: usize,
+        held: MemoryReservation,
+    ) -> Result<Self> {
+        let rows = columns.first().map_or(0, |column| column.len());
+        let starts = || (0..rows).step_by(length);
+        let mut chunks: Vec<Vec<ArrayRef>> = starts().map(|_| Vec::with_capacity(columns.len())).collect();
+        // Column by column, so that no more than one of them is there twice.
+        for column in columns {
+            for (chunk, start) in chunks.iter_mut().zip(starts()) {
+                chunk.push(copy(&column.slice(start, length.min(rows - start)))?);
+            }
+        }
+        let chunks = chunks.into_iter().map(|columns| RecordBatch::try_new(Arc::clone(schema), columns));
+        let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
+        held.resize(chunks.iter().map(RecordBatch::get_array_memory_size).sum());
+        Ok(Self { chunks: chunks.into_iter(), held })
+    }
+}
+
+impl Iterator for Chunks {
+    type Item = RecordBatch;
+
+    fn next(&mut self) -> Option<RecordBatch> {
+        let chunk = self.chunks.next()?;
+        self.held.shrink(chunk.get_array_memory_size().min(self.held.size()));
+        Some(chunk)
+    }
 }
 
 /// The streams of a final aggregate over what is left; as many as there are partitions.
@@ -58,13 +102,10 @@ pub(super) fn finish(
         Arc::clone(&input),
     )?;
     let schema = more.schema();
-    let batch_size = context.session_config().batch_size();
     let all = states.into_iter().enumerate().map(|(partition, states)| {
         let more = more.execute(partition, Arc::clone(context))?;
-        let states = states.into_iter().flat_map(move |(batch, held)| Slices::new(batch, batch_size, held));
-        let states = stream::iter(states.map(Ok));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), states.chain(more)))
-            as SendableRecordBatchStream)
+        let states = stream::iter(states.map(Ok)).chain(more);
+        Ok(Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&schema), states)) as SendableRecordBatchStream)
     });
     let all = leaf(&schema, all.collect::<Result<Vec<_>>>()?)?;
     let group = group.as_final();

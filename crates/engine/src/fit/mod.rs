@@ -32,6 +32,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
 pub(crate) use apart::careful_logical;
+pub(crate) use compact::copy;
 
 /// What a query is planned to fit into: an extension of the options it is planned with. Without it plans
 /// stay as they are.
