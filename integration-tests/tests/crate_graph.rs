@@ -31,7 +31,7 @@ fn crates_use_what_the_picture_says_and_nothing_points_up() {
         integration-tests -> 
         auth -> proto
         catalog -> hot
-        engine -> auth, catalog
+        engine -> auth, catalog, hot
         flight -> auth, engine, proto
         hot -> 
         proto -> 

@@ -70,10 +70,19 @@ impl Footers {
 }
 
 /// Opens the files of one snapshot for the Parquet scan.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Readers {
     pub(crate) store: Arc<PinnedStore>,
     pub(crate) footers: Arc<Footers>,
+}
+
+impl Readers {
+    /// A reader of one file outside of any plan.
+    pub(crate) fn open(&self, meta: ObjectMeta) -> impl AsyncFileReader + use<> {
+        let metrics = ParquetFileMetrics::new(0, meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
+        let (store, footers) = (self.store.clone(), self.footers.clone());
+        Reader { store, footers, meta, size_hint: None, metrics }
+    }
 }
 
 impl ParquetFileReaderFactory for Readers {

@@ -14,8 +14,7 @@
 //! - `stored`: how large the parts of a table are
 //! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
-//!
-//! Hot tables (crate `updraft-hot`) will sit between `table` and the readers, keyed by the identity of a pinned file.
+//! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
 mod avro;
 mod cache;
@@ -26,6 +25,7 @@ mod error;
 mod files;
 mod footers;
 mod formats;
+mod hot;
 mod ipc;
 mod partitions;
 mod pinned;
@@ -158,12 +158,24 @@ impl Catalog {
                 registry: Arc::default(),
                 footers: Arc::new(Footers::new(budget / 2)),
                 facts: Cache::new(budget - budget / 2),
+                hot: None,
             },
             current: Mutex::default(),
             _stores: stores,
         };
         errors.extend(catalog.check().await);
         if errors.is_empty() { Ok(catalog) } else { Err(errors) }
+    }
+
+    /// Keeps columns of Parquet tables in `cache`, and answers from it. For a catalog that has resolved nothing yet.
+    pub fn with_hot(mut self, cache: Arc<updraft_hot::Cache>) -> Self {
+        self.workshop.hot = Some(cache);
+        self
+    }
+
+    /// The cache of hot columns, when it is on.
+    pub fn hot(&self) -> Option<&Arc<updraft_hot::Cache>> {
+        self.workshop.hot.as_ref()
     }
 
     /// The object stores for DataFusion's `RuntimeEnv`: the live snapshots, by URLs only this crate makes. There is no
@@ -312,7 +324,7 @@ fn ambiguous(first: &Candidate, second: &Candidate) -> Error {
 }
 
 /// `schema.name`, or `name` in the default schema.
-pub(crate) fn split_name(name: &str) -> (&str, &str) {
+pub fn split_name(name: &str) -> (&str, &str) {
     name.split_once('.').unwrap_or((SCHEMA, name))
 }
 

@@ -21,20 +21,21 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use tokio::runtime::Handle;
+use updraft_hot::{Bounds, Segments};
 
 use crate::cache::Cache;
 use crate::config::{Compression, Format, TableConfig};
 use crate::definition::{Definition, Member};
 use crate::error::Error;
 use crate::files::join;
-use crate::footers::Footers;
+use crate::footers::{Footers, Readers};
 use crate::formats::{FileName, Text, split_compression};
 use crate::partitions::Partitions;
 use crate::pinned::{FileId, PinnedFile, PinnedStore, Registry};
 use crate::source::{Layout, Shared};
 use crate::stored::Stored;
 use crate::table::FilesTable;
-use crate::{schema, text, types};
+use crate::{hot, schema, text, types};
 
 /// Files whose beginnings or footers are read at the same time for one table.
 const READS_MAX: usize = 32;
@@ -61,6 +62,10 @@ pub(crate) struct Inner {
     pub(crate) url: ObjectStoreUrl,
     pub(crate) shared: Arc<Shared>,
     pub(crate) footers: Arc<Footers>,
+    /// The cache of hot columns, for Parquet, when it is on; each of `files` then carries its [`updraft_hot::File`].
+    pub(crate) hot: Option<Arc<updraft_hot::Cache>>,
+    /// The row groups of `files` when the cache is on.
+    pub(crate) segments: Option<Arc<Segments>>,
 }
 
 impl Snapshot {
@@ -94,6 +99,14 @@ impl Snapshot {
         self.inner.files.iter().map(|file| file.object_meta.size).sum()
     }
 
+    /// The table for the cache of hot columns; `None` when it is off, or when the table is not Parquet.
+    pub fn hot(&self) -> Option<updraft_hot::Table> {
+        self.inner.hot.as_ref()?;
+        let files = self.inner.files.iter().filter_map(|file| file.extension::<updraft_hot::File>().cloned());
+        let schema = self.inner.table_schema.file_schema().clone();
+        Some(updraft_hot::Table { name: self.inner.table.as_str().into(), schema, files: files.collect() })
+    }
+
     /// The table for DataFusion. Plans made from it keep the snapshot's files pinned until they are dropped.
     pub fn provider(&self) -> Arc<dyn TableProvider> {
         Arc::new(FilesTable::new(self.inner.clone()))
@@ -120,6 +133,10 @@ pub(crate) struct Facts {
     statistics: Option<Statistics>,
     /// Over the columns of `schema`.
     stored: Stored,
+    /// Rows of each row group; Parquet only.
+    row_groups: Arc<[u64]>,
+    /// What is known of the values in each row group; Parquet only, when the cache of hot columns is on.
+    bounds: Option<Arc<Bounds>>,
 }
 
 /// What snapshots are made with; shared by all tables.
@@ -130,6 +147,8 @@ pub(crate) struct Workshop {
     pub(crate) footers: Arc<Footers>,
     /// By file and by the options that it is read with.
     pub(crate) facts: Cache<(FileId, u64), Arc<Facts>>,
+    /// The cache of hot columns, when it is on.
+    pub(crate) hot: Option<Arc<updraft_hot::Cache>>,
 }
 
 /// The id that a snapshot of these files will have.
@@ -187,6 +206,8 @@ impl Workshop {
         let mut interned = Layouts::default();
         let mut scanned = Vec::with_capacity(files.len());
         let mut stored = Stored::nothing();
+        let hot = self.hot.clone().filter(|_| format == Format::Parquet);
+        let readers = Readers { store: store.clone(), footers: self.footers.clone() };
         for (((path, file), facts), values) in files.iter().zip(&facts).zip(partitions.values.iter()) {
             let mut scan = PartitionedFile::new_from_meta(meta(path, file));
             scan.statistics = Some(Arc::new(interned.statistics(facts, file.id.entry.size, &file_schema, values)));
@@ -194,6 +215,14 @@ impl Workshop {
             stored.add(&facts.stored, interned.places(facts, &file_schema));
             if format != Format::Parquet {
                 scan.extensions.insert_arc(interned.layout(facts, compression(config, file)));
+            }
+            if hot.is_some() {
+                if let Some(bounds) = &facts.bounds {
+                    scan.extensions.insert_arc(bounds.clone());
+                }
+                let columns = interned.columns(facts, &file_schema);
+                let row_groups = facts.row_groups.clone();
+                scan.extensions.insert(hot::file(&readers, file, meta(path, file), row_groups, columns));
             }
             scanned.push(scan);
         }
@@ -208,8 +237,22 @@ impl Workshop {
         let url = store.url().map_err(broken)?;
         let shared = Arc::new(Shared { store, format, text, splits: splits && !(all_compressed && guessed) });
         let footers = self.footers.clone();
-        let inner =
-            Inner { id, table, table_schema, files: scanned, statistics, stored, partitions, url, shared, footers };
+        let segments = hot.as_ref().and_then(|_| Segments::new(table_schema.table_schema().clone(), scanned.clone()));
+        let segments = segments.map(Arc::new);
+        let inner = Inner {
+            id,
+            table,
+            table_schema,
+            files: scanned,
+            statistics,
+            stored,
+            partitions,
+            url,
+            shared,
+            footers,
+            hot,
+            segments,
+        };
         Ok(Snapshot { inner: Arc::new(inner) })
     }
 
@@ -237,7 +280,8 @@ impl Workshop {
                 .map_err(|e| Error::reading(store.table(), &file.display(), String::new(), e))?;
             let facts = Arc::new(facts);
             // Roughly what a field and the statistics of a column take.
-            let weight = 512 + facts.schema.fields().len() * 512;
+            let bounds = facts.bounds.as_ref().map_or(0, |bounds| bounds.bytes());
+            let weight = 512 + facts.schema.fields().len() * 512 + facts.row_groups.len() * size_of::<u64>() + bounds;
             self.facts.insert((file.id.clone(), options), facts.clone(), weight);
             Ok(facts)
         });
@@ -257,7 +301,14 @@ impl Workshop {
         text: &Text,
     ) -> DfResult<Facts> {
         let meta = meta(path, file);
-        let plain = |schema: SchemaRef, stored| Facts { schema, quoted_newlines: false, statistics: None, stored };
+        let plain = |schema: SchemaRef, stored| Facts {
+            schema,
+            quoted_newlines: false,
+            statistics: None,
+            stored,
+            row_groups: Arc::default(),
+            bounds: None,
+        };
         match format {
             Format::Parquet => {
                 let footer = self.footers.get(store, &meta, PageIndexPolicy::Skip, None).await?;
@@ -268,7 +319,10 @@ impl Workshop {
                 let schema = Arc::new(schema);
                 let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &schema)?;
                 let stored = Stored::parquet(meta.size, &footer, &schema);
-                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics), stored })
+                let row_groups = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0));
+                let row_groups = row_groups.collect();
+                let bounds = self.hot.as_ref().map(|_| Arc::new(Bounds::of(&footer, &schema)));
+                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics), stored, row_groups, bounds })
             }
             Format::Csv | Format::Json => {
                 let compression = compression(config, file);
@@ -386,6 +440,8 @@ struct Layouts {
     layouts: HashMap<(usize, Compression), Arc<Layout>>,
     /// For each schema, where the table's columns are in it; by its address.
     places: HashMap<usize, Vec<Option<usize>>>,
+    /// The same for the cache of hot columns.
+    columns: HashMap<usize, Arc<[Option<u32>]>>,
 }
 
 impl Layouts {
@@ -413,6 +469,14 @@ impl Layouts {
         self.places.entry(Arc::as_ptr(&physical) as usize).or_insert_with(found)
     }
 
+    /// Where the table's columns are in a file, to be shared.
+    fn columns(&mut self, facts: &Facts, table: &SchemaRef) -> Arc<[Option<u32>]> {
+        let physical = self.schema(&facts.schema);
+        let places = self.places(facts, table);
+        let columns = places.iter().map(|place| place.and_then(|at| u32::try_from(at).ok())).collect::<Vec<_>>();
+        self.columns.entry(Arc::as_ptr(&physical) as usize).or_insert_with(|| columns.into()).clone()
+    }
+
     /// Statistics of one file over the table's columns.
     fn statistics(&mut self, facts: &Facts, size: u64, table: &SchemaRef, partition: &[ScalarValue]) -> Statistics {
         let physical = &facts.schema;
@@ -422,7 +486,13 @@ impl Layouts {
         let file_columns = table.fields().iter().zip(places).map(|(field, place)| match (place, known) {
             // Nothing is known of a value that is cast when it is read.
             (Some(at), Some(known)) if physical.field(*at).data_type() == field.data_type() => {
-                known.column_statistics[*at].clone()
+                let mut column = known.column_statistics[*at].clone();
+                if field.data_type().is_floating() {
+                    // Writers leave NaN out, and take one zero for the other: none of it says what a query would see.
+                    column.min_value = column.min_value.to_inexact();
+                    column.max_value = column.max_value.to_inexact();
+                }
+                column
             }
             (None, _) => ColumnStatistics::new_unknown().with_null_count(rows),
             _ => ColumnStatistics::new_unknown(),

@@ -12,12 +12,15 @@ use datafusion::common::{DFSchema, Statistics};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
+use updraft_hot::HotSource;
 
 use crate::config::Format;
 use crate::footers::Readers;
@@ -48,11 +51,10 @@ impl FilesTable {
         !names.is_empty() && !filter.column_refs().is_empty() && expr_applicable_for_cols(&names, filter)
     }
 
-    /// The files whose partition values pass all `filters`.
-    fn select(&self, session: &dyn Session, filters: &[&Expr]) -> DfResult<Vec<PartitionedFile>> {
-        let files = &self.snapshot.files;
+    /// The places of the files whose partition values pass all `filters`; `None` = of all.
+    fn select(&self, session: &dyn Session, filters: &[&Expr]) -> DfResult<Option<Vec<usize>>> {
         let Some(rows) = self.snapshot.partitions.as_ref().filter(|_| !filters.is_empty()) else {
-            return Ok(files.clone());
+            return Ok(None);
         };
         let schema = DFSchema::try_from(rows.schema())?;
         let mut keep = BooleanArray::from(vec![true; rows.num_rows()]);
@@ -60,8 +62,21 @@ impl FilesTable {
             let passes = session.create_physical_expr((*filter).clone(), &schema)?.evaluate(rows)?;
             keep = and_kleene(&keep, passes.into_array(rows.num_rows())?.as_boolean())?;
         }
-        let kept = files.iter().zip(keep.iter()).filter(|(_, keep)| *keep == Some(true));
-        Ok(kept.map(|(file, _)| file.clone()).collect())
+        let kept: Vec<usize> =
+            (0..).zip(keep.iter()).filter_map(|(at, keep)| (keep == Some(true)).then_some(at)).collect();
+        Ok(Some(kept).filter(|kept| kept.len() < self.snapshot.files.len()))
+    }
+
+    /// The scan through the cache of hot columns, when it is on: of the files at `places`, as `base` would read them.
+    fn hot(
+        &self,
+        base: FileScanConfig,
+        places: Option<&[usize]>,
+        partitions: usize,
+    ) -> Result<HotSource, FileScanConfig> {
+        let (Some(cache), Some(segments)) = (&self.snapshot.hot, &self.snapshot.segments) else { return Err(base) };
+        let table = self.snapshot.table.as_str().into();
+        Ok(HotSource::new(base, segments.clone(), places, cache.clone(), table, partitions))
     }
 
     fn source(&self, session: &dyn Session) -> Arc<dyn FileSource> {
@@ -121,16 +136,22 @@ impl TableProvider for FilesTable {
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let (of_partitions, others): (Vec<&Expr>, Vec<&Expr>) =
             filters.iter().partition(|filter| self.is_of_partitions(filter));
-        let mut files = self.select(session, &of_partitions)?;
-        let mut statistics = match files.len() == self.snapshot.files.len() {
-            true => self.snapshot.statistics.clone(),
-            false => merged(&files, self.snapshot.table_schema.table_schema())?,
+        let all = &self.snapshot.files;
+        let mut places = self.select(session, &of_partitions)?;
+        let mut files = match &places {
+            Some(places) => places.iter().map(|at| all[*at].clone()).collect(),
+            None => all.clone(),
+        };
+        let mut statistics = match &places {
+            None => self.snapshot.statistics.clone(),
+            Some(_) => merged(&files, self.snapshot.table_schema.table_schema())?,
         };
         if let Some(limit) = limit.filter(|_| others.is_empty())
             && let Some(enough) = files_for(&files, limit)
             && enough < files.len()
         {
             files.truncate(enough);
+            places = Some(places.map_or_else(|| (0..enough).collect(), |places| places[..enough].to_vec()));
             statistics = merged(&files, self.snapshot.table_schema.table_schema())?.to_inexact();
         }
         if files.is_empty() {
@@ -138,14 +159,22 @@ impl TableProvider for FilesTable {
             let schema = projection.map_or(Ok(schema.clone()), |columns| schema.project(columns).map(Arc::new))?;
             return Ok(Arc::new(EmptyExec::new(schema)));
         }
-        let groups = FileGroup::new(files).split_files(session.config().target_partitions().max(1));
-        let config = FileScanConfigBuilder::new(self.snapshot.url.clone(), self.source(session))
+        let partitions = session.config().target_partitions().max(1);
+        let groups = FileGroup::new(files).split_files(partitions);
+        let base = FileScanConfigBuilder::new(self.snapshot.url.clone(), self.source(session))
             .with_file_groups(groups)
             .with_statistics(statistics)
-            .with_projection_indices(projection.cloned())?
-            .with_limit(limit)
             .build();
-        Ok(DataSourceExec::from_data_source(config))
+        match self.hot(base, places.as_deref(), partitions) {
+            Ok(hot) => {
+                let hot = hot.with_columns(projection.map(Vec::as_slice))?.with_rows(limit);
+                Ok(DataSourceExec::from_data_source(hot))
+            }
+            Err(base) => {
+                let config = FileScanConfigBuilder::from(base).with_projection_indices(projection.cloned())?;
+                Ok(DataSourceExec::from_data_source(config.with_limit(limit).build()))
+            }
+        }
     }
 }
 

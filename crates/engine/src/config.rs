@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{self, PrincipalConfig};
+use crate::memory;
 use crate::options::DatafusionOptions;
 use crate::settings;
 
@@ -173,6 +174,14 @@ impl Default for Config {
 }
 
 impl Config {
+    /// Bytes that all queries together may use, and where the number comes from: `memory_limit`, or what suits this machine.
+    pub fn memory_bytes(&self) -> (u64, String) {
+        match self.memory_limit {
+            Some(limit) => (limit.0, "engine.memory_limit".to_owned()),
+            None => memory::default_limit(),
+        }
+    }
+
     /// All that is wrong with these values, as (key, what is wrong and what would be right).
     pub fn problems(&self) -> Vec<(String, String)> {
         let mut problems = Vec::new();

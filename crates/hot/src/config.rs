@@ -8,12 +8,13 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Memory (bytes) for decoded columns of hot tables. `0` turns the cache off: every query reads its files. Raise it
-    /// when the same tables are queried again and again and memory is left over beside `engine.memory_limit`.
+    /// Memory for decoded columns of Parquet tables that are asked for again and again, such as `8GiB`. It is a part of
+    /// `engine.memory_limit`: queries that need it get it back. `0` turns the cache off, and every query reads its files.
+    /// Raise it when `hit_rate` in `/status` is low and `engine.memory_limit` leaves room beside what queries need.
     #[schemars(with = "String")]
     pub memory_limit: ByteSize,
-    /// Tables (`name` or `schema.name`) to load when the server starts, in this order, as long as `memory_limit` allows.
-    /// Name those whose first query should be as fast as the later ones.
+    /// Tables (`name` or `schema.name`) to load before the server is ready. It does not start when one does not exist, or
+    /// does not fit into `memory_limit` beside the others. Name those whose first query should be as fast as the later ones.
     pub preload: Vec<String>,
 }
 
@@ -21,11 +22,16 @@ impl Config {
     /// All that is wrong with the settings: key path below `hot`, and what would be right.
     pub fn problems(&self) -> Vec<(String, String)> {
         let empty = self.preload.iter().enumerate().filter(|(_, name)| name.trim().is_empty());
-        empty
+        let mut problems: Vec<_> = empty
             .map(|(index, _)| {
                 (format!("preload[{index}]"), "is empty; give the name of a table, or remove the entry".to_owned())
             })
-            .collect()
+            .collect();
+        if self.memory_limit == ByteSize(0) && !self.preload.is_empty() {
+            let problem = "names tables, but the cache is off; set hot.memory_limit, or name none";
+            problems.push(("preload".to_owned(), problem.to_owned()));
+        }
+        problems
     }
 }
 
@@ -37,7 +43,9 @@ mod tests {
     fn off_by_default_and_empty_names_are_reported() {
         assert_eq!(Config::default().memory_limit, ByteSize(0));
         let config = Config { preload: vec!["orders".into(), " ".into()], ..Config::default() };
-        let keys: Vec<String> = config.problems().into_iter().map(|(key, _)| key).collect();
-        assert_eq!(keys, ["preload[1]"]);
+        let keys = |config: &Config| config.problems().into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+        assert_eq!(keys(&config), ["preload[1]", "preload"]);
+        assert_eq!(keys(&Config { memory_limit: ByteSize::gib(1), ..config }), ["preload[1]"]);
+        assert!(keys(&Config::default()).is_empty());
     }
 }

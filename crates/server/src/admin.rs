@@ -1,20 +1,21 @@
 //! HTTP for probes and operators: `/healthz` says that the process is alive, `/readyz` whether it takes
-//! queries, `/status` what runs, waits and is held, as JSON.
+//! queries, `/status` what runs, waits and is held, as JSON. `POST /hot/preload/{table}`, `/hot/evict/{table}` and
+//! `/hot/clear` fill and empty the cache of hot tables.
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
-use serde_json::json;
+use axum::routing::{get, post};
+use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use updraft_engine::Engine;
+use updraft_engine::{Engine, Error, ErrorKind};
 
 /// Whether the server takes queries: false until it listens and from the moment it drains.
 #[derive(Debug, Clone, Default)]
@@ -71,11 +72,60 @@ impl Admin {
 fn router(ready: Ready, started: Started) -> Router {
     let probes =
         Router::new().route("/healthz", get(|| async { "ok\n" })).route("/readyz", get(readyz)).with_state(ready);
-    probes.merge(Router::new().route("/status", get(status)).with_state(started))
+    let engine = Router::new()
+        .route("/status", get(status))
+        .route("/hot/preload/{table}", post(preload))
+        .route("/hot/evict/{table}", post(evict))
+        .route("/hot/clear", post(clear))
+        .with_state(started);
+    probes.merge(engine)
+}
+
+async fn preload(State(started): State<Started>, Path(table): Path<String>) -> impl IntoResponse {
+    let Some(engine) = started.0.get() else { return not_started() };
+    answer(engine.preload(&[table]).await.map(|()| {
+        let bytes = engine.hot().map_or(0, |cache| cache.used());
+        json!({ "used_bytes": bytes })
+    }))
+}
+
+async fn evict(State(started): State<Started>, Path(table): Path<String>) -> impl IntoResponse {
+    let Some(engine) = started.0.get() else { return not_started() };
+    answer(Ok(json!({ "freed_bytes": engine.evict(&table) })))
+}
+
+async fn clear(State(started): State<Started>) -> impl IntoResponse {
+    let Some(engine) = started.0.get() else { return not_started() };
+    answer(Ok(json!({ "freed_bytes": engine.hot().map_or(0, |cache| cache.clear()) })))
+}
+
+type Answer = (StatusCode, [(header::HeaderName, &'static str); 1], String);
+
+fn not_started() -> Answer {
+    as_json(StatusCode::SERVICE_UNAVAILABLE, &json!({}))
+}
+
+fn answer(outcome: Result<Value, Error>) -> Answer {
+    let error = match outcome {
+        Ok(value) => return as_json(StatusCode::OK, &value),
+        Err(error) => error,
+    };
+    let code = match error.kind() {
+        ErrorKind::NotFound => StatusCode::NOT_FOUND,
+        ErrorKind::Invalid | ErrorKind::Unsupported => StatusCode::BAD_REQUEST,
+        ErrorKind::Exhausted => StatusCode::INSUFFICIENT_STORAGE,
+        ErrorKind::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    };
+    as_json(code, &json!({ "error": error.to_string() }))
+}
+
+fn as_json(code: StatusCode, value: &Value) -> Answer {
+    (code, [(header::CONTENT_TYPE, "application/json")], value.to_string())
 }
 
 async fn status(State(started): State<Started>) -> impl IntoResponse {
-    let (code, body) = match started.0.get() {
+    match started.0.get() {
         Some(engine) => {
             let status = json!({
                 "running": engine.running(),
@@ -83,12 +133,12 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),
                 "spilled_bytes": engine.spilled(),
+                "hot": engine.hot().map(|cache| cache.statistics()),
             });
-            (StatusCode::OK, status.to_string())
+            as_json(StatusCode::OK, &status)
         }
-        None => (StatusCode::SERVICE_UNAVAILABLE, "{}".to_owned()),
-    };
-    (code, [(header::CONTENT_TYPE, "application/json")], body)
+        None => not_started(),
+    }
 }
 
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, &'static str) {

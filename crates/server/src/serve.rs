@@ -6,15 +6,16 @@
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytesize::ByteSize;
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use updraft_auth::Authenticator;
 use updraft_catalog::Catalog;
-use updraft_engine::Engine;
+use updraft_engine::{Engine, ErrorKind};
 use updraft_flight::{BindError, Drained, Stop, TlsError, TlsReloader};
 
 use crate::admin::{Admin, Ready, Started};
@@ -51,6 +52,9 @@ pub enum Error {
     /// The engine cannot be built.
     #[error("start the engine: {0}")]
     Engine(#[source] updraft_engine::Error),
+    /// A table of `hot.preload` does not exist, or does not fit.
+    #[error("hot.preload: {0}")]
+    Preload(#[source] updraft_engine::Error),
     /// The certificate, its key or the authority for clients cannot be used.
     #[error("set up TLS: {0}")]
     Tls(#[source] TlsError),
@@ -133,12 +137,17 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let texts = errors.iter().map(|error| (String::new(), error.to_string()));
         section_problems("catalog", texts.collect())
     })?;
+    let catalog = match config.hot.memory_limit.as_u64() {
+        0 => catalog,
+        limit => catalog.with_hot(updraft_hot::Cache::new(limit)),
+    };
     let engine = Engine::new(config.engine, updraft_flight::settings(), Arc::new(catalog)).map_err(Error::Engine)?;
     started.set(&engine);
     let allocator = Jemalloc::tune();
     if engine.config().memory_guard {
         engine.guard_memory(Arc::new(allocator)).map_err(Error::Process)?;
     }
+    preload(&engine, &config.hot.preload).await?;
     let stop = Stop::new();
     let serving =
         updraft_flight::serve(config.flight, Arc::clone(&engine), authenticator, tls.clone(), listener, stop.clone());
@@ -147,6 +156,31 @@ pub async fn start(config: Config) -> Result<Running, Error> {
     let admin_address = admin.as_ref().map(|admin| admin.address);
     info!(%address, admin = admin_address.map(|address| address.to_string()), tls = tls.is_some(), "listening");
     Ok(Running { address, admin_address, tls, drain_grace: server.drain_grace, engine, ready, stop, flight, admin })
+}
+
+/// Loads the tables that should be hot from the first query on. What may pass by itself, such as a store that does not
+/// answer now, is no reason not to start.
+async fn preload(engine: &Arc<Engine>, tables: &[String]) -> Result<(), Error> {
+    if tables.is_empty() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    match engine.preload(tables).await {
+        Ok(()) => {
+            let bytes = engine.hot().map_or(0, |cache| cache.used());
+            info!(tables = tables.len(), memory = %ByteSize(bytes), elapsed = ?began.elapsed(), "hot tables loaded");
+            Ok(())
+        }
+        Err(error) => match error.kind() {
+            ErrorKind::NotFound | ErrorKind::Invalid | ErrorKind::Unsupported | ErrorKind::Exhausted => {
+                Err(Error::Preload(error))
+            }
+            kind => {
+                warn!(%error, %kind, "hot tables cannot be loaded; their queries will");
+                Ok(())
+            }
+        },
+    }
 }
 
 fn section_problems(section: &str, problems: Vec<(String, String)>) -> Problems {
@@ -290,3 +324,7 @@ impl Drop for Running {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "serve_tests.rs"]
+mod tests;

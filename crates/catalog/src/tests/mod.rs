@@ -2,9 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod fresh;
+mod hot;
 mod names;
 mod reading;
 mod remote;
+mod scan;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;

@@ -1,5 +1,6 @@
 //! The parts of the engine, and what callers ask of it. Planning and the session state have files of their own.
 
+mod hot;
 mod planning;
 mod state;
 
@@ -102,16 +103,16 @@ impl Engine {
     pub fn new(config: Config, front_end: &'static [SettingSpec], catalog: Arc<Catalog>) -> Result<Arc<Self>, Error> {
         let cpu = CpuRuntime::start(config.cpu_threads)
             .map_err(|error| Error::Invalid(format!("cannot start the CPU runtime: {error}")))?;
-        let (memory_limit, source) = match config.memory_limit {
-            Some(limit) => (limit.0, "engine.memory_limit".to_owned()),
-            None => memory::default_limit(),
-        };
+        let (memory_limit, source) = config.memory_bytes();
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
         let spill = Spill::new(&config)?;
         let template = state::template(&config, &catalog)?;
         let limits = Arc::new(PerPrincipal::limits(&config, cpu.threads(), memory_limit));
         let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
         let memory = Memory::new(config.memory_pool, memory_limit);
+        if let Some(hot) = catalog.hot() {
+            memory.add_reclaimer(Arc::clone(hot) as _);
+        }
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));
         let engine = Arc::new(Self {

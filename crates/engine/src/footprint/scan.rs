@@ -4,8 +4,10 @@ use datafusion::arrow::datatypes::Schema;
 use datafusion::common::stats::Precision;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::collect_columns;
 use updraft_catalog::{Stored, StoredColumn};
+use updraft_hot::HotSource;
 
 use super::width::Widths;
 
@@ -49,12 +51,37 @@ struct Files {
 
 /// Weighs a scan, and learns the widths of its columns.
 pub(super) fn of(config: &FileScanConfig, widths: &mut Widths) -> Scan {
+    let partitions = config.file_groups.iter().filter(|group| !group.is_empty()).count() as u64;
+    weigh(config, columns_read(config), config.file_source.projection(), partitions, widths)
+}
+
+/// The same for a table that is hot in part or as a whole: what is in memory is there already, and counted where it is kept.
+pub(super) fn of_hot(source: &HotSource, partitions: u64, widths: &mut Widths) -> Scan {
+    let scan = weigh(source.files(), source.columns(), Some(source.projection()), partitions, widths);
+    let outlook = source.outlook();
+    let (rows, absent) = (outlook.rows as u64, outlook.absent_rows as u64);
+    let readers = scan.lanes.min(outlook.absent_segments as u64);
+    Scan {
+        held: share(scan.held, readers, scan.lanes),
+        bytes: share(scan.bytes, absent, scan.rows.unwrap_or(rows)).min(scan.bytes),
+        rows: Some(rows),
+        pinned: if readers > 0 { scan.pinned } else { 0 },
+        ..scan
+    }
+}
+
+fn weigh(
+    config: &FileScanConfig,
+    columns: Vec<usize>,
+    projection: Option<&ProjectionExprs>,
+    partitions: u64,
+    widths: &mut Widths,
+) -> Scan {
     let files = files(config);
     let Some(first) = config.file_groups.iter().find_map(|group| group.files().first()) else {
         return Scan { rows: Some(0), ..Scan::default() };
     };
     let table = config.file_source.table_schema().table_schema();
-    let columns = columns_read(config);
     let guessed;
     let stored = match first.extension::<Stored>() {
         Some(stored) => stored,
@@ -71,13 +98,12 @@ pub(super) fn of(config: &FileScanConfig, widths: &mut Widths) -> Scan {
             widths.learn(field, column, rows);
         }
     }
-    if let Some(projection) = config.file_source.projection() {
+    if let Some(projection) = projection {
         for projected in projection.iter() {
             widths.alias(&projected.alias, &projected.expr, table);
         }
     }
 
-    let partitions = config.file_groups.iter().filter(|group| !group.is_empty()).count() as u64;
     let parts = stored.parts.map_or(u64::MAX, |parts| share(parts, files.bytes, stored.bytes)).max(1);
     let (lanes, packed) = (partitions.min(parts), stored.packed);
     let mut scan = Scan { lanes, bytes: files.bytes, rows: files.rows, packed, ..Scan::default() };

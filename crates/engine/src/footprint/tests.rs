@@ -17,6 +17,7 @@ use datafusion::prelude::SessionConfig;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use updraft_catalog::{CATALOG, Catalog, SCHEMA};
+use updraft_hot::Cache;
 
 use super::shape::ScanSize;
 use super::width::Widths;
@@ -132,6 +133,28 @@ async fn a_scan_holds_memory_in_proportion_to_its_partitions_and_columns() {
     // 216 bytes of text, 116 of the word, four numbers of 8: two batches in the scan, two in the filter, two outside.
     let batches = 6 * 8192 * (216 + 116 + 32);
     assert!((batches..2 * batches).contains(&one), "{one} in place of {batches} and a row group");
+}
+
+#[tokio::test]
+async fn what_is_in_memory_is_neither_read_nor_held() {
+    let (all, one) = ("SELECT * FROM wide", "SELECT * FROM wide WHERE id = 12345");
+    let files = Lake::new().await.weigh(all, 4).await;
+    let mut lake = Lake::new().await;
+    let catalog = Arc::into_inner(lake.planner.catalog).expect("nobody else has it");
+    lake.planner.catalog = Arc::new(catalog.with_hot(Cache::new(256 * MIB)));
+    let cold = lake.weigh(all, 4).await;
+    assert_eq!((cold.scan_bytes, cold.scan_rows, cold.is_light), (files.scan_bytes, Some(80_000), false));
+    assert!(cold.unaccounted * 10 > files.unaccounted * 9, "{cold:?} {files:?}");
+    assert_eq!(lake.weigh(one, 4).await.scan_rows, Some(10_000));
+
+    let context = lake.state(1).task_ctx();
+    let rows = datafusion::physical_plan::collect(lake.plan(all, 1).await, context).await.expect("rows");
+    assert_eq!(rows.iter().map(RecordBatch::num_rows).sum::<usize>(), 80_000);
+    let hot = lake.weigh(all, 4).await;
+    assert_eq!((hot.scan_bytes, hot.scan_rows, hot.is_light), (0, Some(80_000), true), "it is over in milliseconds");
+    assert!(hot.unaccounted < cold.unaccounted, "{hot:?} {cold:?}");
+    let point = lake.weigh(one, 4).await;
+    assert_eq!((point.scan_bytes, point.scan_rows, point.is_light), (0, Some(1), true));
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use datafusion::physical_plan::streaming::StreamingTableExec;
 use datafusion::physical_plan::union::{InterleaveExec, UnionExec};
 use datafusion::physical_plan::unnest::UnnestExec;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties, StatisticsArgs, StatisticsContext};
+use updraft_hot::HotSource;
 
 use super::operators::{self, Manner, Place};
 use super::phases::Phases;
@@ -133,6 +134,8 @@ impl Walk {
         let data = source.data_source();
         let scan = if let Some(files) = data.downcast_ref::<FileScanConfig>() {
             scan::of(files, &mut self.widths)
+        } else if let Some(hot) = data.downcast_ref::<HotSource>() {
+            scan::of_hot(hot, partitions, &mut self.widths)
         } else {
             // The rows are there already; batches are slices of them.
             let memory = data.downcast_ref::<MemorySourceConfig>();

@@ -27,6 +27,21 @@ const KEPT_FREE: u64 = 8;
 pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
     /// Lets go of up to `bytes`; returns how many it let go of.
     fn reclaim(&self, bytes: u64) -> u64;
+
+    /// Bytes that it has, most of which it can let go of.
+    fn held(&self) -> u64 {
+        0
+    }
+}
+
+impl Reclaim for updraft_hot::Cache {
+    fn reclaim(&self, bytes: u64) -> u64 {
+        Self::reclaim(self, bytes)
+    }
+
+    fn held(&self) -> u64 {
+        self.used()
+    }
 }
 
 /// Who asks for memory, and what bounds it.
@@ -120,9 +135,9 @@ impl Budget {
         self.state.lock().held
     }
 
-    /// What a new query could be granted now, in bytes.
+    /// What a new query could be granted now, in bytes: what is free, and what caches would let go of for it.
     pub(crate) fn free(&self) -> u64 {
-        self.free_of(&self.state.lock())
+        self.lendable_of(&self.state.lock())
     }
 
     /// Tells how many bytes are there beyond what queries hold.
@@ -141,7 +156,7 @@ impl Budget {
         self.wanted.store(false, Ordering::Relaxed);
     }
 
-    #[cfg_attr(not(test), expect(dead_code, reason = "the hot tables' cache will be the first"))]
+    /// Asks `reclaimer` for memory from now on, after those that were added before.
     pub(crate) fn add_reclaimer(&self, reclaimer: Arc<dyn Reclaim>) {
         self.reclaimers.write().push(reclaimer);
     }
@@ -167,8 +182,8 @@ impl Budget {
     pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let bytes = bytes.min(self.limit).min(claim.principal_limit);
         let grant = self.grant_once(claim, bytes).or_else(|| {
-            let missing = bytes.saturating_sub(self.free());
-            (self.reclaim(missing) > 0).then(|| self.grant_once(claim, bytes)).flatten()
+            let free = self.free_of(&self.state.lock());
+            (self.reclaim(bytes.saturating_sub(free)) > 0).then(|| self.grant_once(claim, bytes)).flatten()
         });
         // A light query that gets its little says nothing about who waits for much.
         if claim.shares {
@@ -196,7 +211,20 @@ impl Budget {
     }
 
     fn free_of(&self, state: &State) -> u64 {
-        self.limit.saturating_sub(state.held).saturating_sub(self.unaccounted.load(Ordering::Relaxed))
+        self.limit.saturating_sub(state.held).saturating_sub(self.beside().0)
+    }
+
+    /// What is free, and what caches would let go of.
+    fn lendable_of(&self, state: &State) -> u64 {
+        let (beside, cached) = self.beside();
+        self.limit.saturating_sub(state.held).saturating_sub(beside - cached)
+    }
+
+    /// Bytes that are there although no query holds them, and how many of them caches have. A cache says so at once what
+    /// it has; what was measured may be some milliseconds old.
+    fn beside(&self) -> (u64, u64) {
+        let cached = self.reclaimers.read().iter().map(|reclaimer| reclaimer.held()).sum();
+        (self.unaccounted.load(Ordering::Relaxed).max(cached), cached)
     }
 }
 
@@ -238,7 +266,7 @@ impl Grant {
     pub(crate) fn room(&self) -> u64 {
         let state = self.budget.state.lock();
         let held = self.held();
-        let free = held + self.budget.free_of(&state).saturating_sub(self.budget.limit / KEPT_FREE);
+        let free = held + self.budget.lendable_of(&state).saturating_sub(self.budget.limit / KEPT_FREE);
         let room = free.min(self.share(&state).max(held));
         room.min(self.claim.principal_limit).max(self.bytes)
     }
@@ -250,8 +278,10 @@ impl Grant {
     pub(crate) fn hold(&self, used: u64, can_spill: bool) -> Result<(), Refusal> {
         let wanted = used.max(self.bytes);
         match self.hold_once(wanted, can_spill) {
-            Err(refusal @ Refusal::Full { free }) => {
-                let missing = wanted.saturating_sub(self.held()).saturating_sub(free);
+            Err(refusal @ Refusal::Full { .. }) => {
+                let kept = if can_spill { self.budget.limit / KEPT_FREE } else { 0 };
+                let free = self.budget.free_of(&self.budget.state.lock());
+                let missing = (wanted.saturating_sub(self.held()) + kept).saturating_sub(free);
                 if self.budget.reclaim(missing) == 0 {
                     return Err(refusal);
                 }
@@ -279,7 +309,9 @@ impl Grant {
             if can_spill && free - more < self.budget.limit / KEPT_FREE {
                 return Err(Refusal::Full { free: free.saturating_sub(self.budget.limit / KEPT_FREE) });
             }
-            let crowded = (free - more) as f64 <= self.budget.limit as f64 * (1.0 - CROWDED);
+            // What only a cache has is nobody's share.
+            let lendable = self.budget.lendable_of(&state);
+            let crowded = (lendable - more) as f64 <= self.budget.limit as f64 * (1.0 - CROWDED);
             let share = self.share(&state);
             if can_spill && crowded && wanted > share && share < self.budget.limit {
                 return Err(Refusal::OverShare { share });
@@ -421,6 +453,35 @@ mod tests {
         let other = budget.try_grant(&claim("b"), 300).expect("of the cache's");
         query.hold(600, false).expect("of the cache's");
         assert_eq!(other.hold(400, false), Err(Refusal::Full { free: 0 }), "the cache has no more");
+    }
+
+    #[test]
+    fn what_a_cache_has_is_free_to_plan_with_and_nobodys_share() {
+        #[derive(Debug)]
+        struct Full(AtomicU64);
+        impl Reclaim for Full {
+            fn reclaim(&self, bytes: u64) -> u64 {
+                let let_go = bytes.min(self.held());
+                self.0.fetch_sub(let_go, Ordering::Relaxed);
+                let_go
+            }
+            fn held(&self) -> u64 {
+                self.0.load(Ordering::Relaxed)
+            }
+        }
+        let budget = Budget::new(1000);
+        let cache = Arc::new(Full(AtomicU64::new(800)));
+        budget.add_reclaimer(cache.clone());
+        assert_eq!(budget.free(), 1000, "before it is measured");
+        budget.set_unaccounted(850);
+        assert_eq!(budget.free(), 950);
+        let a = budget.try_grant(&claim("a"), 100).expect("it fits");
+        let _b = budget.try_grant(&claim("b"), 100).expect("of the cache's");
+        assert_eq!((cache.held(), budget.free()), (750, 750));
+        assert_eq!(a.room(), 500);
+        a.hold(400, true).expect("of the cache's");
+        assert_eq!(cache.held(), 325, "and an eighth is left free");
+        assert_eq!(budget.free(), 450);
     }
 
     /// Random requests: the total never passes the limit, and nothing is left at the end.

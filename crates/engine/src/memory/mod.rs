@@ -22,7 +22,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, MemoryReservation};
 
 use budget::Budget;
-pub(crate) use budget::Claim;
+pub(crate) use budget::{Claim, Reclaim};
 pub use guard::Allocator;
 pub(crate) use guard::{Guard, Load};
 pub(crate) use limit::default_limit;
@@ -79,6 +79,13 @@ impl Memory {
     pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
         if let Self::Fair(budget) = self {
             budget.on_freed(freed);
+        }
+    }
+
+    /// Asks `cache` to let go of memory when queries need it.
+    pub(crate) fn add_reclaimer(&self, cache: Arc<dyn Reclaim>) {
+        if let Self::Fair(budget) = self {
+            budget.add_reclaimer(cache);
         }
     }
 

@@ -27,6 +27,7 @@ pub use problem::{Problem, Problems};
 pub use render::{default_toml, print, reference};
 pub use server::{AdminListen, LogFormat, ServerConfig};
 
+use bytesize::ByteSize;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,7 @@ impl Config {
             ("engine", self.engine.problems()),
             ("catalog", self.catalog.problems()),
             ("hot", self.hot.problems()),
+            ("hot", self.hot_beside_queries()),
         ];
         sections
             .into_iter()
@@ -68,5 +70,37 @@ impl Config {
                 })
             })
             .collect()
+    }
+
+    /// The cache of hot tables is a part of the memory of queries.
+    fn hot_beside_queries(&self) -> Vec<(String, String)> {
+        let hot = self.hot.memory_limit;
+        if hot == ByteSize(0) {
+            return Vec::new();
+        }
+        let (queries, source) = self.engine.memory_bytes();
+        let problem = || {
+            let queries = ByteSize(queries);
+            format!("is {hot}, more than the memory of queries, of which it is a part: {queries} ({source}); give less")
+        };
+        (hot.0 > queries).then(|| ("memory_limit".to_owned(), problem())).into_iter().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_larger_than_the_memory_of_queries_is_refused_with_both_numbers() {
+        let mut config = Config::default();
+        config.engine.memory_limit = Some(ByteSize::gib(2));
+        config.hot.memory_limit = ByteSize::gib(2);
+        assert_eq!(config.problems(), []);
+        config.hot.memory_limit = ByteSize::gib(3);
+        let problems = config.problems();
+        let [(key, text)] = problems.as_slice() else { panic!("{problems:?}") };
+        assert_eq!(key, "hot.memory_limit");
+        assert!(text.contains("3.0 GiB") && text.contains("2.0 GiB (engine.memory_limit)"), "{text}");
     }
 }

@@ -17,8 +17,9 @@ pub struct ServerConfig {
     /// Use `0.0.0.0:32010` to serve other machines; that needs TLS and users, or a setting that says in words that it may be open.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// Address and port of the HTTP endpoint with `/healthz` and `/readyz`; `auto` is 127.0.0.1 and the port after that of
-    /// `server.listen` (any free port when that is 0), `off` is none. Set it when a probe on another machine asks.
+    /// Address and port of the HTTP endpoint with `/healthz`, `/readyz` and `/status`; `auto` is 127.0.0.1 and the port after
+    /// that of `server.listen` (any free port when that is 0), `off` is none. Set it when a probe on another machine asks;
+    /// whoever can reach it, without login, can also fill and empty the cache of hot tables (`POST /hot/...`).
     #[schemars(with = "String")]
     pub admin_listen: AdminListen,
     /// Shape of the log lines on standard error. Choose `json` when a collector reads them.

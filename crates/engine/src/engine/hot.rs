@@ -1,0 +1,61 @@
+//! What an operator may ask of the cache of hot tables.
+
+use std::sync::Arc;
+
+use updraft_catalog::{Relation, split_name};
+use updraft_hot::{Cache, PreloadError, Table};
+
+use super::Engine;
+use crate::error::Error;
+use crate::plan::reference;
+use crate::query::QueryId;
+
+impl Engine {
+    /// The cache of hot tables, when it is on (`hot.memory_limit`).
+    pub fn hot(&self) -> Option<&Arc<Cache>> {
+        self.planner.catalog.hot()
+    }
+
+    /// Loads `tables` (`name` or `schema.name`) into the cache of hot tables, as they are now.
+    ///
+    /// # Errors
+    /// `NotFound`; `Invalid` for a view, and for a table that is not Parquet; `Exhausted` when they do not fit, before
+    /// anything is loaded; `Unsupported` when the cache is off; what reading the files gives.
+    pub async fn preload(self: &Arc<Self>, tables: &[String]) -> Result<(), Error> {
+        let Some(cache) = self.hot().cloned() else {
+            return Err(Error::Unsupported("the cache of hot tables is off; set hot.memory_limit".to_owned()));
+        };
+        let (engine, tables) = (Arc::clone(self), tables.to_vec());
+        let loading = self.cpu.spawn(async move {
+            let tables = engine.hot_tables(&tables).await?;
+            cache.preload(&tables).await.map_err(|error| match error {
+                PreloadError::TooLarge { .. } => Error::Exhausted(error.to_string()),
+                // It names table and file.
+                PreloadError::Load { source, .. } => source.into(),
+            })
+        });
+        loading.await.map_err(|join| Error::Panicked { query: QueryId::new(), message: join.to_string() })?
+    }
+
+    /// Lets go of what the cache of hot tables has of `table` (`name` or `schema.name`). Returns how many bytes that is.
+    pub fn evict(&self, table: &str) -> u64 {
+        let (schema, name) = split_name(table);
+        self.hot().map_or(0, |cache| cache.evict(&format!("{schema}.{name}")))
+    }
+
+    async fn hot_tables(&self, names: &[String]) -> Result<Vec<Table>, Error> {
+        let references = names.iter().map(|name| split_name(name)).map(|(schema, name)| reference(schema, name));
+        let references: Vec<_> = references.collect();
+        let resolved = self.planner.catalog.resolve(&references, &self.template).await?;
+        let tables = names.iter().zip(&references).map(|(name, reference)| match resolved.get(reference) {
+            None => Err(Error::NotFound { what: "table", name: name.clone(), hint: "SHOW TABLES lists all" }),
+            Some(Relation::View { .. }) => {
+                Err(Error::Invalid(format!("{name:?} is a view: name the tables that it reads")))
+            }
+            Some(Relation::Table(snapshot)) => snapshot.hot().ok_or_else(|| {
+                Error::Invalid(format!("table {name:?} is not Parquet, and only Parquet is kept in memory"))
+            }),
+        });
+        tables.collect()
+    }
+}

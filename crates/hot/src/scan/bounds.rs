@@ -1,0 +1,52 @@
+//! What the footer of a Parquet file says of the values in its row groups.
+
+use datafusion::arrow::array::{Array, ArrayRef, UInt64Array};
+use datafusion::arrow::datatypes::Schema;
+use datafusion::parquet::arrow::arrow_reader::statistics::StatisticsConverter;
+use datafusion::parquet::file::metadata::ParquetMetaData;
+
+/// What the footer of a file says of its columns. Attached to a `PartitionedFile`.
+#[derive(Debug, Clone, Default)]
+pub struct Bounds {
+    /// By the column's number among the top-level columns of the file; `None` = nothing is known.
+    pub columns: Vec<Option<ColumnBounds>>,
+}
+
+/// What a footer says of one column: one entry for each row group.
+#[derive(Debug, Clone)]
+pub struct ColumnBounds {
+    /// No value is smaller; NULL = not known. Of the column's type in the file's schema.
+    pub min: ArrayRef,
+    /// No value is larger; NULL = not known. Of the same type.
+    pub max: ArrayRef,
+    /// Number of NULLs; NULL = not known.
+    pub nulls: UInt64Array,
+}
+
+impl Bounds {
+    /// What `footer` says of the columns that `schema`, the file's own, names.
+    pub fn of(footer: &ParquetMetaData, schema: &Schema) -> Self {
+        let columns = schema.fields().iter().map(|field| {
+            let stored = footer.file_metadata().schema_descr();
+            let converter = StatisticsConverter::try_new(field.name(), schema, stored).ok()?;
+            let converter = converter.with_missing_null_counts_as_zero(false);
+            // A column of several leaves has no order.
+            converter.parquet_column_index()?;
+            let min = converter.row_group_mins(footer.row_groups()).ok()?;
+            let max = converter.row_group_maxes(footer.row_groups()).ok()?;
+            let nulls = converter.row_group_null_counts(footer.row_groups()).ok()?;
+            Some(ColumnBounds { min, max, nulls })
+        });
+        Self { columns: columns.collect() }
+    }
+
+    /// Bytes that it takes in memory.
+    pub fn bytes(&self) -> usize {
+        let bytes = |column: &ColumnBounds| {
+            column.min.get_array_memory_size()
+                + column.max.get_array_memory_size()
+                + column.nulls.get_array_memory_size()
+        };
+        self.columns.iter().flatten().map(bytes).sum::<usize>() + self.columns.len() * size_of::<Option<ColumnBounds>>()
+    }
+}

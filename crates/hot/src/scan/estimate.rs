@@ -1,0 +1,159 @@
+//! How much a scan has to do, and how many rows it will give, before it begins.
+
+use std::sync::Arc;
+
+use datafusion::arrow::array::Array;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::stats::Precision;
+use datafusion::common::{ColumnStatistics, Statistics};
+use datafusion::error::Result;
+use datafusion::physical_expr::utils::conjunction;
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::empty::EmptyExec;
+use datafusion::physical_plan::filter::FilterExec;
+use datafusion::physical_plan::statistics::StatisticsArgs;
+
+use super::source::HotSource;
+use super::stream::Scan;
+
+/// Columns of segments that are looked for in memory, at most, to say how much of a scan is there.
+const LOOKS_MAX: usize = 4096;
+
+/// Rows of which it is worth knowing how many pass before it is decided how to go about them.
+const SAMPLE_FROM: usize = 128 << 10;
+/// Places of a table that are looked at for that.
+const SAMPLES: usize = 8;
+/// Rows at each of them.
+const SAMPLE_ROWS: usize = 256;
+
+/// What a scan has to do, as things are now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Outlook {
+    /// The most rows that it can give.
+    pub rows: usize,
+    /// Rows of segments that are not in memory, of which some may have to be read from their files.
+    pub absent_rows: usize,
+    /// Segments that it looks at.
+    pub segments: usize,
+    /// Those of them that are not in memory.
+    pub absent_segments: usize,
+}
+
+pub(super) fn outlook(source: &HotSource) -> Outlook {
+    let segments = source.may_pass();
+    let rows = |segment: u32| source.segments.get(segment).rows;
+    let mut outlook = Outlook { segments: segments.len(), ..Outlook::default() };
+    let scan = Scan::new(source, source.segments.schema()).ok();
+    let (mut looked, mut absent) = (0, 0);
+    for segment in segments {
+        let scan = scan.as_ref().filter(|scan| looked * scan.needed.len().max(1) < LOOKS_MAX);
+        let Some(scan) = scan else {
+            // What was looked at stands for the others.
+            outlook.rows += rows(*segment);
+            if absent > 0 || looked == 0 {
+                outlook.absent_rows += rows(*segment);
+                outlook.absent_segments += 1;
+            }
+            continue;
+        };
+        looked += 1;
+        match scan.peek(*segment) {
+            Some(rows) => outlook.rows += rows.map_or(0, |rows| rows.range.len()),
+            None => {
+                absent += 1;
+                outlook.rows += rows(*segment);
+                outlook.absent_rows += rows(*segment);
+                outlook.absent_segments += 1;
+            }
+        }
+    }
+    outlook
+}
+
+/// Whether most rows of a column of the output that are in memory are stored as codes.
+pub(super) fn is_coded(source: &HotSource, output: usize) -> bool {
+    let Some(column) = source.column_of(output) else { return false };
+    let data_type = source.segments.schema().field(column).data_type();
+    let (mut coded, mut all) = (0, 0);
+    for segment in source.may_pass().iter().take(LOOKS_MAX) {
+        let row_group = source.segments.get(*segment).row_group;
+        let key = source.segments.file_of(*segment).column(row_group, column, data_type);
+        if let Some(column) = key.and_then(|key| source.cache.peek(&key)) {
+            all += column.data.len();
+            coded += if column.data.data_type() == data_type { 0 } else { column.data.len() };
+        }
+    }
+    coded > all / 2
+}
+
+/// What is known of the rows that the scan gives, or of one of `share` equal parts of them.
+///
+/// With filters it is what DataFusion's own filter would make of it, but for the number of rows: some of those in memory are
+/// looked at, so that joins begin at the smaller side.
+pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<usize>) -> Result<Statistics> {
+    let mut statistics = source.base.statistics();
+    if !source.filters.is_empty() {
+        let (rows, share) = rows_and_share(source);
+        let table = Arc::new(EmptyExec::new(source.segments.schema().clone()));
+        let filter = FilterExec::try_new(conjunction(source.filters.iter().cloned()), table)?;
+        let filtered = filter.statistics_from_inputs(&[Arc::new(statistics)], &StatisticsArgs::new())?;
+        statistics = Arc::unwrap_or_clone(filtered);
+        let estimate = statistics.num_rows.get_value().map_or(rows, |estimate| rows.min(*estimate));
+        let better = share.map_or(estimate, |share| (rows as f64 * share).ceil() as usize);
+        if statistics.num_rows != Precision::Exact(0) {
+            statistics.num_rows = Precision::Inexact(better);
+        }
+    }
+    let mut statistics = source.projection.project_statistics(statistics, schema)?;
+    if let Some(parts) = share {
+        statistics = statistics.to_inexact();
+        statistics.num_rows = divided(statistics.num_rows, parts);
+        statistics.total_byte_size = divided(statistics.total_byte_size, parts);
+    }
+    for (column, coded) in statistics.column_statistics.iter_mut().zip(source.coded()) {
+        if *coded {
+            *column = ColumnStatistics {
+                null_count: column.null_count,
+                distinct_count: column.distinct_count,
+                ..ColumnStatistics::new_unknown()
+            };
+        }
+    }
+    // All partitions together give so many rows.
+    statistics.with_fetch(source.fetch, 0, 1)
+}
+
+/// The most rows that can pass the filters, and the share of them that does, if it is known.
+pub(super) fn rows_and_share(source: &HotSource) -> (usize, Option<f64>) {
+    *source.sampled.get_or_init(|| {
+        let rows = outlook(source).rows;
+        (rows, sample(source, rows))
+    })
+}
+
+/// The share of `rows`, all those that may pass, that do pass, found by looking at some of them; `None` = too few are in
+/// memory, or there are so few that it does not matter.
+fn sample(source: &HotSource, rows: usize) -> Option<f64> {
+    if rows < SAMPLE_FROM {
+        return None;
+    }
+    let scan = Scan::new(source, source.segments.schema()).ok()?;
+    let segments = source.may_pass();
+    let (mut looked, mut passed) = (0, 0);
+    for at in 0..SAMPLES {
+        // Places in the middle of equal parts of the table.
+        let place = segments.len() * (2 * at + 1);
+        let (segment, within) = (place / (2 * SAMPLES), place % (2 * SAMPLES));
+        let Some(Some(rows)) = scan.peek(segments[segment]) else { continue };
+        let start = rows.range.start + rows.range.len() * within / (2 * SAMPLES);
+        let range = start..rows.range.end.min(start + SAMPLE_ROWS);
+        looked += range.len();
+        passed += scan.count(&rows, range).ok()?;
+    }
+    // Of a filter that no row of the sample passes it is only known that few do.
+    (looked >= SAMPLES * SAMPLE_ROWS / 2).then(|| passed.max(1) as f64 / looked as f64)
+}
+
+fn divided(rows: Precision<usize>, parts: usize) -> Precision<usize> {
+    rows.map(|rows| rows.div_ceil(parts))
+}

@@ -1,0 +1,28 @@
+//! The scan of a table whose columns are, in part or all, in memory.
+//!
+//! Rows are left out before they are copied: row groups by what is known of their values, rows by filters on the columns
+//! that those name, and only then are the other columns looked at. What is not in memory is read from its file by the very
+//! scan there would be without the cache, in the same plan.
+//!
+//! - `source`: [`HotSource`], the leaf of a plan; `estimate`: how many rows it will give
+//! - `segments`: the row groups of a table; `bounds`: what their footers say of them
+//! - `queue`: which partition takes which rows next
+//! - `rows`: columns in memory, cut to rows, filtered, put together
+//! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs
+//! - `stream`: one partition
+
+mod bounds;
+mod dynamic;
+mod estimate;
+mod filter;
+mod queue;
+mod rows;
+mod segments;
+mod source;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+pub use bounds::{Bounds, ColumnBounds};
+pub use segments::Segments;
+pub use source::{HotSource, Outlook};

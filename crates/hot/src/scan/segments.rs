@@ -1,0 +1,262 @@
+//! The row groups of a table, and what their footers say of the values in them.
+
+use std::collections::HashSet;
+use std::sync::{Arc, OnceLock};
+
+use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array, new_null_array};
+use datafusion::arrow::compute::take;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::common::pruning::PruningStatistics;
+use datafusion::common::{Column as Name, ScalarValue};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::physical_optimizer::pruning::PruningPredicate;
+
+use super::bounds::Bounds;
+use crate::cache::Cache;
+use crate::column::Column;
+use crate::file::File;
+
+/// The row groups of a table at one version, in the order of its files. Made once, shared by all plans.
+#[derive(Debug)]
+pub struct Segments {
+    schema: SchemaRef,
+    files: Vec<PartitionedFile>,
+    list: Vec<Segment>,
+    /// First segment of each file, and the number of all.
+    first: Vec<u32>,
+    /// By column of the table; made when a filter first asks.
+    known: Vec<OnceLock<Known>>,
+}
+
+/// One row group.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Segment {
+    /// Its file's place in the list of files.
+    pub(super) file: u32,
+    pub(super) row_group: u32,
+    pub(super) rows: usize,
+}
+
+/// What is known of one column, by segment.
+#[derive(Debug)]
+struct Known {
+    min: ArrayRef,
+    max: ArrayRef,
+    nulls: ArrayRef,
+}
+
+impl Segments {
+    /// The row groups of `files`, whose table has the columns `schema`: those of the files, then those of the partitions.
+    /// `None` when a file does not carry a [`File`], so that its row groups are not known.
+    pub fn new(schema: SchemaRef, files: Vec<PartitionedFile>) -> Option<Self> {
+        let mut list = Vec::new();
+        let mut first = vec![0];
+        for (at, file) in files.iter().enumerate() {
+            let rows = &file.extension::<File>()?.rows;
+            let groups = rows.iter().zip(0_u32..).map(|(rows, row_group)| {
+                Some(Segment { file: u32::try_from(at).ok()?, row_group, rows: usize::try_from(*rows).ok()? })
+            });
+            for segment in groups {
+                list.push(segment?);
+            }
+            first.push(u32::try_from(list.len()).ok()?);
+        }
+        let known = schema.fields().iter().map(|_| OnceLock::new()).collect();
+        Some(Self { schema, files, list, first, known })
+    }
+
+    /// The columns of the table.
+    pub(super) fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn get(&self, segment: u32) -> Segment {
+        self.list[segment as usize]
+    }
+
+    pub(super) fn all(&self) -> Vec<u32> {
+        (0..).take(self.list.len()).collect()
+    }
+
+    /// The segments of the files at `places`.
+    pub(super) fn of_files(&self, places: &[usize]) -> Vec<u32> {
+        let of_file = |at: &usize| self.first[*at]..self.first[*at + 1];
+        places.iter().flat_map(of_file).collect()
+    }
+
+    pub(super) fn scan_of(&self, segment: u32) -> &PartitionedFile {
+        &self.files[self.get(segment).file as usize]
+    }
+
+    pub(super) fn file_of(&self, segment: u32) -> &File {
+        self.scan_of(segment).extension::<File>().expect("`new` looked at each file")
+    }
+
+    /// The one value of a column that the files of a segment do not store: a partition's, or NULL.
+    pub(super) fn constant(&self, segment: u32, column: usize) -> Option<ScalarValue> {
+        let (scan, file) = (self.scan_of(segment), self.file_of(segment));
+        match file.columns.get(column) {
+            Some(Some(_)) => None,
+            Some(None) => {
+                Some(ScalarValue::try_new_null(self.schema.field(column).data_type()).unwrap_or(ScalarValue::Null))
+            }
+            None => scan.partition_values.get(column - file.columns.len()).cloned(),
+        }
+    }
+
+    /// Those of `kept` in which rows may pass `predicate`; all, if it cannot be told.
+    pub(super) fn prune(&self, kept: &[u32], predicate: &PruningPredicate, cache: &Cache) -> Vec<u32> {
+        let statistics = Statistics { segments: self, kept, cache };
+        match predicate.prune(&statistics) {
+            Ok(may_pass) => kept.iter().zip(may_pass).filter_map(|(segment, may)| may.then_some(*segment)).collect(),
+            Err(_) => kept.to_vec(),
+        }
+    }
+
+    /// `kept` with those first that promise the smallest values of a column, or the largest; the unknown last.
+    pub(super) fn by_promise(&self, kept: &[u32], column: usize, descending: bool) -> Vec<u32> {
+        let known = self.known(column);
+        let values = if descending { &known.max } else { &known.min };
+        let mut sorted = kept.to_vec();
+        let options = datafusion::arrow::compute::SortOptions { descending, nulls_first: false };
+        if let Ok(compare) = datafusion::arrow::array::make_comparator(values, values, options) {
+            sorted.sort_by(|a, b| compare(*a as usize, *b as usize));
+        }
+        sorted
+    }
+
+    /// Whether the footers say anything about the values of a column.
+    pub(super) fn has_bounds(&self, column: usize) -> bool {
+        let known = self.known(column);
+        known.min.null_count() < known.min.len() || known.max.null_count() < known.max.len()
+    }
+
+    fn known(&self, column: usize) -> &Known {
+        self.known[column].get_or_init(|| {
+            let field = self.schema.field(column);
+            let bounds: Vec<_> = (0..).take(self.len()).map(|segment| self.bounds(segment, column)).collect();
+            let collect = |values: &dyn Fn(&(ScalarValue, ScalarValue, Option<u64>)) -> ScalarValue| {
+                ScalarValue::iter_to_array(bounds.iter().map(values))
+                    .ok()
+                    .filter(|array| array.data_type() == field.data_type())
+                    .unwrap_or_else(|| new_null_array(field.data_type(), self.len()))
+            };
+            let nulls: UInt64Array = bounds.iter().map(|(_, _, nulls)| *nulls).collect();
+            Known {
+                min: collect(&|(min, _, _)| min.clone()),
+                max: collect(&|(_, max, _)| max.clone()),
+                nulls: Arc::new(nulls),
+            }
+        })
+    }
+
+    /// Smallest and largest value and number of NULLs of a column of a segment, as the footer tells them.
+    fn bounds(&self, segment: u32, column: usize) -> (ScalarValue, ScalarValue, Option<u64>) {
+        let data_type = self.schema.field(column).data_type();
+        let unknown = || ScalarValue::try_new_null(data_type).unwrap_or(ScalarValue::Null);
+        let Segment { row_group, rows, .. } = self.get(segment);
+        if let Some(value) = self.constant(segment, column) {
+            let nulls = if value.is_null() { rows as u64 } else { 0 };
+            return (value.clone(), value, Some(nulls));
+        }
+        let place = self.file_of(segment).columns.get(column).copied().flatten();
+        let bounds = self.scan_of(segment).extension::<Bounds>().zip(place);
+        let bounds = bounds.and_then(|(bounds, place)| bounds.columns.get(place as usize)?.as_ref());
+        let Some(bounds) = bounds else { return (unknown(), unknown(), None) };
+        let at = row_group as usize;
+        let nulls = (at < bounds.nulls.len() && bounds.nulls.is_valid(at)).then(|| bounds.nulls.value(at));
+        // A value that is cast when it is read may sort otherwise. What writers say of floats leaves out NaN, which is
+        // larger than all others here.
+        if bounds.min.data_type() != data_type || data_type.is_floating() {
+            return (unknown(), unknown(), nulls);
+        }
+        let value = |values: &ArrayRef| ScalarValue::try_from_array(values, at).unwrap_or_else(|_| unknown());
+        (value(&bounds.min), value(&bounds.max), nulls)
+    }
+}
+
+/// What is known of some segments, for DataFusion to leave out those in which nothing passes.
+struct Statistics<'a> {
+    segments: &'a Segments,
+    kept: &'a [u32],
+    cache: &'a Cache,
+}
+
+impl Statistics<'_> {
+    /// What the footers say; where they say nothing, what was found when the column was loaded.
+    fn values(
+        &self,
+        column: &Name,
+        of_footer: impl Fn(&Known) -> &ArrayRef,
+        of_zone: impl Fn(&Column) -> ScalarValue,
+    ) -> Option<ArrayRef> {
+        let at = self.segments.schema.index_of(column.name()).ok()?;
+        let known = of_footer(self.segments.known(at));
+        let indices = UInt32Array::from(self.kept.to_vec());
+        let values = if self.kept.len() == known.len() { known.clone() } else { take(known, &indices, None).ok()? };
+        if values.null_count() == 0 {
+            return Some(values);
+        }
+        let data_type = self.segments.schema.field(at).data_type();
+        let mut any = false;
+        let found = self.kept.iter().enumerate().map(|(place, segment)| {
+            let key = || self.segments.file_of(*segment).column(self.segments.get(*segment).row_group, at, data_type);
+            if values.is_null(place)
+                && let Some(column) = key().and_then(|key| self.cache.peek(&key))
+            {
+                any = true;
+                return Ok(of_zone(&column));
+            }
+            ScalarValue::try_from_array(&values, place)
+        });
+        let found = found.collect::<Result<Vec<_>, DataFusionError>>().ok()?;
+        if !any {
+            return Some(values);
+        }
+        ScalarValue::iter_to_array(found).ok().filter(|found| found.data_type() == values.data_type())
+    }
+}
+
+impl PruningStatistics for Statistics<'_> {
+    fn min_values(&self, column: &Name) -> Option<ArrayRef> {
+        self.values(column, |known| &known.min, |column| column.zone.min.clone())
+    }
+
+    fn max_values(&self, column: &Name) -> Option<ArrayRef> {
+        self.values(column, |known| &known.max, |column| column.zone.max.clone())
+    }
+
+    fn num_containers(&self) -> usize {
+        self.kept.len()
+    }
+
+    fn null_counts(&self, column: &Name) -> Option<ArrayRef> {
+        let at = self.segments.schema.index_of(column.name()).ok()?;
+        take(&self.segments.known(at).nulls, &UInt32Array::from(self.kept.to_vec()), None).ok()
+    }
+
+    fn row_counts(&self) -> Option<ArrayRef> {
+        let rows = self.kept.iter().map(|segment| self.segments.get(*segment).rows as u64);
+        Some(Arc::new(UInt64Array::from_iter_values(rows)))
+    }
+
+    fn contained(&self, _column: &Name, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+        None
+    }
+}
+
+/// Whether comparing values of a type can be relied on to agree with what footers and zones say of them.
+pub(super) fn is_plainly_ordered(data_type: &DataType) -> bool {
+    data_type.is_integer() || data_type.is_temporal() || data_type.is_decimal() || data_type.is_string()
+}

@@ -1,0 +1,5 @@
+//! The scan against DataFusion's own over the same files.
+
+mod random;
+mod table;
+mod told;
