@@ -51,6 +51,9 @@ step clients-rust clients rust
 step clients-matrix clients matrix --check
 step torture integration-tests/torture/run.py slice
 step torture-report integration-tests/torture/run.py render --check
+step bench-judge .venv/bin/python -m pytest -q integration-tests/bench
+step bench integration-tests/bench/run.py smoke
+step bench-report integration-tests/bench/run.py render --check
 
 printf '\n'
 printf '%s\n' "${summary[@]}" "total $((SECONDS / 60)) min $((SECONDS % 60)) s"

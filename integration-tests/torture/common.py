@@ -1,51 +1,18 @@
-"""What the experiments share: sizes, percentiles, and how a run is described."""
+"""What the experiments share: the server and the answers that the command line asks for, and how a run is described."""
 
-import argparse
-import datetime
 import functools
-import math
-import os
-import platform
-import re
-import subprocess
 
-import duckdb
-import pyarrow as pa
-
-import harness
 import tables
+from lab import ms, origin, percentile
 from oracle import Oracle
 from server import Setup
 
-UNITS = {"": 1, "B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
 POOLS = ("fair", "datafusion-fair", "greedy")
-
-
-def size(text):
-    """Bytes of "512MiB"."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMG]iB|B|)", text.strip())
-    if not match:
-        raise argparse.ArgumentTypeError(f"{text} is not a size such as 512MiB")
-    return int(float(match[1]) * UNITS[match[2]])
-
-
-def percentile(values, share):
-    """The smallest value that `share` of all do not exceed."""
-    values = sorted(values)
-    return values[max(0, math.ceil(share * len(values)) - 1)]
 
 
 def spread(values):
     """p50, p99 and the largest, in milliseconds, of seconds."""
     return {"n": len(values), "p50_ms": ms(percentile(values, 0.50)), "p99_ms": ms(percentile(values, 0.99)), "max_ms": ms(max(values))}
-
-
-def ms(seconds):
-    return round(seconds * 1e3, 2)
-
-
-def host_memory():
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 @functools.cache
@@ -65,9 +32,6 @@ def setup_of(arguments, data=None, **changes):
 
 def described(arguments):
     """Where, when and how a figure was made."""
-    first = lambda *command: subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()  # noqa: E731
-    with open("/proc/cpuinfo") as info:
-        cpu = next((line.split(":")[1].strip() for line in info if line.startswith("model name")), platform.machine())
     return {
         "experiment": arguments.experiment,
         "command": command_of(arguments),
@@ -75,9 +39,7 @@ def described(arguments):
         "seed": arguments.seed,
         "budget": arguments.budget,
         "scale": arguments.scale,
-        "day": datetime.datetime.now(datetime.timezone.utc).date().isoformat(),
-        "machine": {"cpu": cpu, "cores": len(os.sched_getaffinity(0)), "memory": host_memory(), "kernel": ".".join(platform.release().split(".")[:2])},
-        "versions": {"updraft": harness.run("--version").stdout.strip(), "commit": first("git", "-C", str(harness.ROOT), "describe", "--always", "--dirty"), "duckdb": duckdb.__version__, "pyarrow": pa.__version__},
+        **origin("duckdb", "pyarrow"),
     }
 
 

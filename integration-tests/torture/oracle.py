@@ -10,7 +10,7 @@ import duckdb
 import pyarrow as pa
 
 from digest import Digest
-from server import note
+from lab import note
 
 warnings.filterwarnings("ignore", message="Arrow output on a DB-API result")
 # A statement that takes DuckDB longer than this is worth no answer.

@@ -5,8 +5,8 @@ import pathlib
 
 import harness
 from common import POOLS
-from server import note
-from targets import TARGETS, mib, percent
+from lab import mib, note, percent, table
+from targets import TARGETS
 
 DOCS = harness.ROOT / "docs"
 KEPT, PAGE = DOCS / "memory", DOCS / "memory.md"
@@ -58,11 +58,6 @@ def render(paths, check):
 def page(results):
     parts = [INTRO, promises(results), partitions(results), constant(results), small(results), cancel(results), tenth(results), shapes(results), origin(results)]
     return "\n".join(part for part in parts if part)
-
-
-def table(head, rows):
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines) + "\n"
 
 
 def pools(results, experiment):

@@ -16,8 +16,10 @@ sys.path.insert(1, str(ROOT / "integration-tests/python"))
 
 import harness  # noqa: E402
 import report  # noqa: E402
-from common import POOLS, described, size  # noqa: E402
-from server import WORK, Died, note  # noqa: E402
+from common import POOLS, described  # noqa: E402
+from lab import given, note, size  # noqa: E402
+from server import Died  # noqa: E402
+from tables import WORK  # noqa: E402
 from targets import broken  # noqa: E402
 
 EXPERIMENTS = {
@@ -35,7 +37,7 @@ EXPERIMENTS = {
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    for name, text in {**EXPERIMENTS, "all": "every experiment with every pool, in some 25 minutes", "slice": "the part that CI runs: 4 minutes, fails when a promise is broken"}.items():
+    for name, text in {**EXPERIMENTS, "all": "every experiment with every pool, in some 25 minutes", "slice": "the part that CI runs: about a minute, fails when a promise is broken"}.items():
         c = commands.add_parser(name, help=text, description=text)
         c.add_argument("--seed", type=int, default=1, help="the statements follow from it [1]")
         c.add_argument("--queries", type=int, help="how many statements, or repetitions [fits the experiment]")
@@ -50,19 +52,6 @@ def parser():
     r.add_argument("results", nargs="*", type=pathlib.Path, help="results to take over into docs/memory first (.work/torture/*.json)")
     r.add_argument("--check", action="store_true", help="write nothing; fail if docs/memory.md is not what the figures say")
     return p
-
-
-def given(argv):
-    """The arguments as they were given, without those that only mean something on this machine."""
-    kept, skip = [], False
-    for word in argv:
-        if skip or word.startswith("--binary="):
-            skip = False
-        elif word == "--binary":
-            skip = True
-        else:
-            kept.append(word)
-    return kept
 
 
 def run(arguments):

@@ -3,8 +3,8 @@
 import copy
 import time
 
-from common import POOLS, size
-from server import note
+from common import POOLS
+from lab import note, size
 from targets import broken
 
 # What each experiment gets in `all`, so that everything, with every pool, takes some 25 minutes on two cores.

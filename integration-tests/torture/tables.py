@@ -5,14 +5,16 @@ content are never taken for these.
 """
 
 import hashlib
+import os
 import pathlib
-import shutil
 
 import duckdb
 
 import harness
-from server import WORK, note
+import lab
+from lab import note
 
+WORK = pathlib.Path(os.environ.get("UPDRAFT_TORTURE_DIR", harness.ROOT / ".work/torture"))
 DATA = WORK / "data"
 
 # A number in [0, 1) and one below n, from row i and a salt: the same in every run.
@@ -90,14 +92,8 @@ def write(db, target, name, rows, columns, files=1, group_rows=100_000, extra=""
 
 
 def made(name, recipe, make):
-    """The folder of this name, made by `make(folder)` unless it is there from the same recipe."""
-    target, stamp = DATA / name, DATA / f"{name}.stamp"
-    if not (target.exists() and stamp.exists() and stamp.read_text() == recipe):
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        make(target)
-        stamp.write_text(recipe)
-    return target
+    """The folder of data of this name, made by `make(folder)` unless it is there from the same recipe."""
+    return lab.made(DATA / name, recipe, make)
 
 
 def alone(target, *table):

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
-MIB = 1 << 20
+from lab import mib, percent
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +28,6 @@ def at_most(figure, must, aim):
 
 def at_least(figure, must, aim):
     return lambda figures: (figure(figures) >= must, figure(figures) >= aim)
-
-
-def percent(share):
-    return f"{share * 100:.1f} %".replace(".0 %", " %")
-
-
-def mib(size):
-    return f"{size / MIB:,.0f} MiB"
 
 
 def wrong(figures):

@@ -486,7 +486,13 @@ impl Layouts {
         let file_columns = table.fields().iter().zip(places).map(|(field, place)| match (place, known) {
             // Nothing is known of a value that is cast when it is read.
             (Some(at), Some(known)) if physical.field(*at).data_type() == field.data_type() => {
-                known.column_statistics[*at].clone()
+                let mut column = known.column_statistics[*at].clone();
+                if field.data_type().is_floating() {
+                    // Writers leave NaN out, and take one zero for the other: none of it says what a query would see.
+                    column.min_value = column.min_value.to_inexact();
+                    column.max_value = column.max_value.to_inexact();
+                }
+                column
             }
             (None, _) => ColumnStatistics::new_unknown().with_null_count(rows),
             _ => ColumnStatistics::new_unknown(),

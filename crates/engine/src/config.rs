@@ -21,8 +21,9 @@ const QUERIES_MAX: usize = 100_000;
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
-    /// Memory shared by all running queries, such as `4GiB`. Unset = 65 % of what the cgroup or, without one,
-    /// the host allows. Raise it when queries spill or are refused for memory.
+    /// Memory shared by all running queries, such as `4GiB`. Unset = what fits the cgroup, its limit less 256 MiB
+    /// divided by 1.15, or without one 65 % of the host's memory. Raise it when queries spill or are refused for
+    /// memory.
     #[schemars(with = "Option<String>")]
     pub memory_limit: Option<ByteSize>,
     /// The most memory one query may reserve, such as `1GiB`. Unset = the whole of `memory_limit`.
@@ -53,13 +54,15 @@ pub struct Config {
     /// file descriptor and memory that is not in the budget: up to 128 KiB and one compressed batch. Fewer than
     /// there are files mean that data is written and read once more.
     pub spill_merge_fan_in: usize,
-    /// How many partitions a query is split into: a number, or `auto` for one per CPU thread. More use more
-    /// memory; fewer leave cores idle when few queries run. A session can lower or raise it.
+    /// How many partitions a query is split into: a number, or `auto` for as many as its data is worth, at most one
+    /// per CPU thread, and fewer while others run. More use more memory; fewer leave cores idle. When what a query
+    /// needs is not free it is split less, whatever this says. A session can lower or raise it.
     #[schemars(with = "String")]
     pub target_partitions: Partitions,
     /// Rows per batch between operators. Larger suits wide scans; smaller suits tight memory.
     pub batch_size: usize,
-    /// Threads that plan and run queries. 0 = one per core.
+    /// Threads that run heavy queries, and as many that plan and run light ones; these the system lets go first.
+    /// 0 = one per core.
     pub cpu_threads: usize,
     /// How many heavy queries run at a time; more wait in a queue. 0 = two per CPU thread, at least 8. What runs
     /// together is bounded by its memory first; lower it when many at a time slow each other down.

@@ -28,9 +28,10 @@ const SLICE: Duration = Duration::from_millis(1);
 
 /// Operators whose output is not bounded by a few times their input, or that give it long after their input
 /// has ended.
-const MULTIPLYING: [&str; 11] = [
+const MULTIPLYING: [&str; 12] = [
     "AggregateExec",
     "CrossJoinExec",
+    "DenseAggregateExec",
     "HashJoinExec",
     "NestedLoopJoinExec",
     "PiecewiseMergeJoinExec",

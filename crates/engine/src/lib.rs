@@ -21,6 +21,7 @@
 //! | `interrupt` | a join that gives nothing can be cancelled too |
 //! | `passing` | what nodes that pass rows on have in common |
 //! | `fit` | plans that live within their memory |
+//! | `dense` | aggregates that find their groups by direct addressing |
 //! | `memory` | one budget for all queries, and what each uses of it |
 //! | `spill` | where queries spill, how much they may, and what is checked when it is read |
 //! | `options` | DataFusion's options in the config: passed on, or refused with what to use instead |
@@ -30,6 +31,7 @@ mod admission;
 mod bridge;
 mod config;
 mod cooperate;
+mod dense;
 mod engine;
 mod error;
 mod expiring;

@@ -5,14 +5,24 @@ use tracing::{info, warn};
 
 use crate::serve::{Ended, Error, Running};
 
-struct Signals {
+/// Signals that are caught from now on. Made before the server says that it listens: who waits for that line may send one
+/// at once, and it must drain, not kill.
+pub(crate) struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hang_up: Signal,
 }
 
 impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    /// # Errors
+    /// A handler cannot be made.
+    pub(crate) fn new() -> Result<Self, Error> {
+        let caught = |kind| signal(kind).map_err(Error::Process);
+        Ok(Self {
+            terminate: caught(SignalKind::terminate())?,
+            interrupt: caught(SignalKind::interrupt())?,
+            hang_up: caught(SignalKind::hangup())?,
+        })
     }
 
     /// The next request to end.
@@ -27,15 +37,14 @@ impl Signals {
 /// Serves until a signal, or the endpoint, ends it.
 ///
 /// # Errors
-/// The endpoint broke, or signals cannot be received.
-pub(crate) async fn until_signal(mut running: Running) -> Result<Ended, Error> {
-    let mut signals = Signals::new().map_err(Error::Process)?;
-    let mut hang_up = signal(SignalKind::hangup()).map_err(Error::Process)?;
+/// The endpoint broke.
+pub(crate) async fn until_signal(mut running: Running, mut signals: Signals) -> Result<Ended, Error> {
     let name = loop {
         tokio::select! {
             ended = running.broken() => return Err(ended),
-            name = signals.end() => break name,
-            _ = hang_up.recv() => {
+            _ = signals.terminate.recv() => break "SIGTERM",
+            _ = signals.interrupt.recv() => break "SIGINT",
+            _ = signals.hang_up.recv() => {
                 info!("SIGHUP: reading certificates anew");
                 running.reload_certificates();
             }

@@ -17,7 +17,8 @@ import fsql
 import load
 from common import setup_of, spread
 from heavy import HEAVY
-from server import note, serving
+from lab import note
+from server import serving
 
 DEFAULTS = {"queries": 150, "scale": 0.5}
 SECONDS_MAX = 30

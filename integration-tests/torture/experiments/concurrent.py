@@ -5,7 +5,8 @@ import dataclasses
 import load
 from common import oracle_of, setup_of
 from heavy import HEAVY
-from server import note, serving
+from lab import note
+from server import serving
 
 DEFAULTS = {"queries": 64, "clients": 64, "scale": 0.3}
 

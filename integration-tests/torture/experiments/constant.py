@@ -3,7 +3,8 @@
 import load
 import tables
 from common import setup_of
-from server import MIB, note, serving
+from lab import MIB, note
+from server import serving
 
 # `queries` is how many sizes.
 DEFAULTS = {"queries": 4}

@@ -5,7 +5,8 @@ import time
 import load
 import queries
 from common import oracle_of, setup_of
-from server import MIB, note, serving
+from lab import MIB, note
+from server import serving
 
 DEFAULTS = {"queries": 200, "clients": 8, "scale": 0.2}
 SECONDS = 10

@@ -6,10 +6,11 @@ the partitions is what the query asks for.
 
 import load
 import tables
-from common import POOLS, host_memory, setup_of
+from common import POOLS, setup_of
+from lab import MIB, host_memory, note
 from oracle import Oracle
 from queries import Query
-from server import MIB, note, serving
+from server import serving
 
 DEFAULTS = {"queries": 5}
 GROUPS, FILES, COLUMNS = 250_000, 20, 8

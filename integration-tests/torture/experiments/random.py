@@ -14,8 +14,9 @@ import fsql
 import load
 import queries
 from common import oracle_of, setup_of
+from lab import note
 from oracle import differences
-from server import Server, note, serving
+from server import Server, serving
 
 # A run that says nothing else.
 DEFAULTS = {"queries": 1000, "clients": 8, "scale": 0.2}

@@ -6,9 +6,10 @@ import time
 
 import fsql
 import load
-from common import percentile, setup_of, spread
+from common import setup_of, spread
 from heavy import HEAVY
-from server import note, serving
+from lab import note, percentile
+from server import serving
 
 DEFAULTS = {"queries": 300, "clients": 4, "scale": 0.5}
 SMALL = {

@@ -8,9 +8,10 @@ import json
 
 import load
 import tables
-from common import host_memory, oracle_of, setup_of
+from common import oracle_of, setup_of
 from heavy import HEAVY
-from server import MIB, note, serving, smallest_budget
+from lab import MIB, host_memory, note
+from server import serving, smallest_budget
 
 DEFAULTS = {"queries": len(HEAVY), "scale": 1.0}
 SECONDS_MAX = 300

@@ -6,6 +6,7 @@ mod hot;
 mod names;
 mod reading;
 mod remote;
+mod scan;
 
 use std::collections::HashMap;
 use std::error::Error as StdError;

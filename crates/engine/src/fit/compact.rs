@@ -110,7 +110,8 @@ fn own_bytes(array: &ArrayRef) -> usize {
     buffers + array.len() * size_of::<u128>()
 }
 
-fn copy(array: &ArrayRef) -> Result<ArrayRef> {
+/// The values of `array` in memory of their own, which is no more than they need.
+pub(crate) fn copy(array: &ArrayRef) -> Result<ArrayRef> {
     Ok(match array.data_type() {
         DataType::Utf8View => Arc::new(array.as_string_view().gc()),
         DataType::BinaryView => Arc::new(array.as_binary_view().gc()),

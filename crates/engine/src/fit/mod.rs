@@ -34,7 +34,7 @@ use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
 pub(crate) use apart::careful_logical;
-pub(crate) use compact::compact;
+pub(crate) use compact::{compact, copy};
 
 /// What a query is planned to fit into: an extension of the options it is planned with. Without it plans
 /// stay as they are.
@@ -82,6 +82,8 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     };
     // When sides are chosen, and before the sorts and exchanges are put in that a merge join needs.
     rules.insert(after(&rules, "join_selection"), Arc::new(joins::FitJoins));
+    // Above and below of what it puts in, exchanges are then put in as they are needed.
+    rules.insert(after(&rules, "EnsureRequirements") - 1, Arc::new(crate::dense::DenseAggregates));
     rules.insert(after(&rules, "ProjectionPushdown"), Arc::new(kept::Release));
     rules.push(Arc::new(collected::CollectSorted));
     rules.push(Arc::new(distinct::CountTogether));

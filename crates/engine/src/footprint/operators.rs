@@ -19,6 +19,7 @@ use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
 use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
 
 use super::walk::Walk;
+use crate::dense::DenseAggregateExec;
 
 /// A hash table's share of a row: a hash and a place, tables at most 7/8 full, and the next row of the same hash.
 const HASH_BYTES: u64 = 32;
@@ -80,6 +81,11 @@ impl Place {
     fn each(self, batches: u64) -> u64 {
         self.partitions.saturating_mul(batches).saturating_mul(self.batch)
     }
+
+    /// The groups of one batch in each partition, all different.
+    fn groups(self) -> u64 {
+        self.partitions.saturating_mul(self.rows.saturating_mul(HASH_BYTES).saturating_add(self.batch))
+    }
 }
 
 impl Own {
@@ -114,6 +120,8 @@ pub(super) fn own(walk: &mut Walk, plan: &dyn ExecutionPlan, at: Place) -> (Mann
         (Manner::Passing, Own { minimum: at.each(MERGING), ..passing })
     } else if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
         of_aggregate(walk, aggregate, at)
+    } else if let Some(dense) = plan.downcast_ref::<DenseAggregateExec>() {
+        of_dense(walk, dense, at)
     } else if let Some(window) = plan.downcast_ref::<WindowAggExec>() {
         let all = walk.bytes(window.input().as_ref(), 0);
         let some = at.each(KEEPING);
@@ -172,15 +180,13 @@ fn of_sort(walk: &mut Walk, sort: &SortExec, at: Place) -> Own {
 
 fn of_aggregate(walk: &mut Walk, plan: &AggregateExec, at: Place) -> (Manner, Own) {
     let passing = Own::passing(at.each(1));
-    let hoards = plan.aggr_expr().iter().any(|function| hoards(function));
-    let hoard = if hoards { walk.bytes(plan.input().as_ref(), 0) } else { Some(0) };
+    let hoard = hoard(walk, plan, plan.input().as_ref());
     if plan.group_expr().is_true_no_grouping() {
         // Its state does not spill.
         let minimum = hoard.unwrap_or_else(|| at.partitions.saturating_mul(KEEPING).saturating_mul(at.input));
         return (Manner::Blocking, Own { minimum, appetite: walk.twice(hoard), ..passing });
     }
-    // The groups of one batch, all different.
-    let groups = at.partitions.saturating_mul(at.rows.saturating_mul(HASH_BYTES).saturating_add(at.batch));
+    let groups = at.groups();
     let row = walk.row(&plan.schema()).saturating_add(HASH_BYTES);
     // Each row a group, in the table and sorted.
     let all_max = at.given.saturating_mul(row).saturating_mul(2);
@@ -202,6 +208,30 @@ fn of_aggregate(walk: &mut Walk, plan: &AggregateExec, at: Place) -> (Manner, Ow
         // It gives its groups early when there is no room for more.
         true => (Manner::Passing, Own { minimum: few, appetite, ..passing }),
         false => (Manner::Blocking, Own { minimum: groups.saturating_mul(SPILLING).min(all_max), appetite, ..passing }),
+    }
+}
+
+/// Each partition has all groups and a table of slots, until they are brought together in one more. When there is no
+/// room for that, DataFusion's final aggregate takes over.
+fn of_dense(walk: &mut Walk, plan: &DenseAggregateExec, at: Place) -> (Manner, Own) {
+    let hoard = hoard(walk, plan.stock(), plan.input().as_ref());
+    let row = walk.row(&plan.schema());
+    let all_max = at.given.saturating_mul(row.saturating_add(HASH_BYTES)).saturating_mul(2);
+    let rows_there = walk.rows(plan.input().as_ref()).unwrap_or(u64::MAX);
+    let rows = walk.rows(plan).map(|groups| groups.saturating_mul(at.partitions).min(rows_there));
+    let tables = plan.table_bytes().saturating_mul(at.partitions);
+    let all =
+        rows.zip(hoard).map(|(rows, hoard)| rows.saturating_mul(row).saturating_add(hoard).saturating_add(tables));
+    walk.sums.spills(at.partitions, at.groups() / at.partitions.max(1));
+    let minimum = at.groups().saturating_mul(SPILLING).min(all_max);
+    (Manner::Blocking, Own { minimum, appetite: walk.twice(all), ..Own::passing(at.each(1)) })
+}
+
+/// Bytes that the functions of `plan` keep of its `input`, if they keep all values.
+fn hoard(walk: &Walk, plan: &AggregateExec, input: &dyn ExecutionPlan) -> Option<u64> {
+    match plan.aggr_expr().iter().any(|function| hoards(function)) {
+        true => walk.bytes(input, 0),
+        false => Some(0),
     }
 }
 

@@ -22,6 +22,7 @@ use super::operators::{self, Manner, Place};
 use super::phases::Phases;
 use super::scan::{self, Scan};
 use super::width::Widths;
+use crate::dense::DenseAggregateExec;
 
 /// Rows that the tables of `information_schema` are taken to have; nothing else of ours streams tables.
 const METADATA_ROWS: u64 = 10_000;
@@ -122,7 +123,7 @@ impl Walk {
             appetite: combine(manner, own.appetite.max(own.minimum), &inputs, |input| input.appetite),
             batch,
             // A group's values are copied; whatever else becomes of a string, it points to where it was.
-            pinned: if plan.is::<AggregateExec>() { 0 } else { pinned },
+            pinned: if aggregate(plan).is_some() { 0 } else { pinned },
             rows_max,
             rows_max_below: inputs.iter().map(|input| input.rows_max_below).fold(rows_max, u64::max),
             is_eager: (merges && from > 1) || inputs.iter().any(|input| input.is_eager),
@@ -163,7 +164,7 @@ impl Walk {
                 self.widths.alias(&projected.alias, &projected.expr, &schema);
             }
         }
-        if let Some(aggregate) = plan.downcast_ref::<AggregateExec>() {
+        if let Some(aggregate) = aggregate(plan) {
             let schema = aggregate.input_schema();
             for (expr, name) in aggregate.group_expr().expr() {
                 self.widths.alias(name, expr, &schema);
@@ -199,6 +200,12 @@ impl Walk {
         self.sums.appetite_known &= bytes.is_some();
         bytes.unwrap_or_default().saturating_mul(2)
     }
+}
+
+/// The aggregate that `plan` is, or what it does as one of DataFusion's.
+fn aggregate(plan: &dyn ExecutionPlan) -> Option<&AggregateExec> {
+    plan.downcast_ref::<AggregateExec>()
+        .or_else(|| plan.downcast_ref::<DenseAggregateExec>().map(|dense| dense.stock()))
 }
 
 /// The most rows that `plan` gives, whatever the data.

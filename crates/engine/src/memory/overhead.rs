@@ -23,6 +23,7 @@ pub(crate) fn overhead(consumer: &str) -> (u64, u64) {
         | "FinalHashAggregateStream"
         | "PartialHashAggregateStream"
         | "PartialReduceHashAggregateStream"
+        | "DenseAggregateStream"
         | "RecursiveQueryHashTable" => (3, 2),
         // As these, but it reserves twice its size when it may spill.
         "GroupedHashAggregateStream" => (5, 4),

@@ -20,7 +20,7 @@ use super::stream::Scan;
 const LOOKS_MAX: usize = 4096;
 
 /// Rows of which it is worth knowing how many pass before it is decided how to go about them.
-const SAMPLE_FROM: usize = 64 << 10;
+const SAMPLE_FROM: usize = 128 << 10;
 /// Places of a table that are looked at for that.
 const SAMPLES: usize = 8;
 /// Rows at each of them.

@@ -129,7 +129,9 @@ impl Scan {
         let row_groups = segments.file_of(segment).rows.len();
         let mut plan = ParquetAccessPlan::new_none(row_groups);
         plan.scan(segments.get(segment).row_group as usize);
-        let file: PartitionedFile = segments.scan_of(segment).clone().with_extension(plan);
+        let mut file: PartitionedFile = segments.scan_of(segment).clone().with_extension(plan);
+        // They are of the whole file, and of floats not to be trusted.
+        file.statistics = None;
         let config = FileScanConfigBuilder::new(base.object_store_url.clone(), source)
             .with_file_groups(vec![FileGroup::new(vec![file])])
             .with_expr_adapter(base.expr_adapter_factory.clone())

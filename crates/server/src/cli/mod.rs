@@ -14,6 +14,7 @@ use clap::{CommandFactory, Parser};
 
 use self::options::{Cli, Command, ConfigCommand, ConfigOptions, QueryOptions};
 use crate::config::{self, Loaded, Problems};
+use crate::signals::{Signals, until_signal};
 use crate::{query, sample, serve};
 
 /// What the process says to the shell; listed in the help.
@@ -125,8 +126,9 @@ fn serve_until_signal(loaded: Loaded) -> Result<Exit, Failed> {
     let runtime = serve::runtime(loaded.config.server.io_threads)?;
     let ended = runtime.block_on(async {
         let running = serve::start(loaded.config).await?;
+        let signals = Signals::new()?;
         say_listening(&running)?;
-        crate::signals::until_signal(running).await
+        until_signal(running, signals).await
     });
     // Threads that block in the file system or in a query that was killed must not hold up the end.
     runtime.shutdown_background();

@@ -39,11 +39,17 @@ fn partitions() -> Schema {
 fn batch(u: &mut Unstructured, first: i64, len: usize, left_out: &[bool]) -> Drawn<RecordBatch> {
     let nulls = u.ratio(2, 3)?;
     let ascending = u.ratio(1, 3)?;
-    let mut draws = Vec::with_capacity(len);
-    for row in 0..len {
-        let value = if ascending { row as i64 * 10 / len.max(1) as i64 } else { u.int_in_range(0..=9)? };
-        draws.push(if nulls && u.ratio(1, 8)? { None } else { Some(value) });
-    }
+    // Not from `u`: what it draws from would be used up by the rows, and the queries would all be alike.
+    let mut state: u64 = u.arbitrary()?;
+    let mut random = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let draw = |row: usize| {
+        let value = if ascending { row as i64 * 10 / len as i64 } else { random(10) as i64 };
+        (!nulls || random(8) > 0).then_some(value)
+    };
+    let draws: Vec<Option<i64>> = (0..len).map(draw).collect();
     let floats = [0.0, -0.0, 1.5, -1.5, f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 3.0];
     let of = |scale: i64| draws.iter().map(move |value| value.map(|value| value * scale));
     let arrays: Vec<ArrayRef> = vec![

@@ -1,4 +1,4 @@
-"""The server under torture: in its cgroup, watched, with its query log at hand."""
+"""The server under torture or measurement: in its cgroup, watched, with its query log at hand."""
 
 import contextlib
 import dataclasses
@@ -8,7 +8,6 @@ import os
 import pathlib
 import shutil
 import subprocess
-import sys
 import threading
 import time
 
@@ -16,15 +15,10 @@ from pyarrow import flight
 
 import harness
 from cgroup import Cgroup
+from lab import MIB
 
-WORK = pathlib.Path(os.environ.get("UPDRAFT_TORTURE_DIR", harness.ROOT / ".work/torture"))
-MIB = 1 << 20
 SAMPLE_SECONDS = 0.02
-
-
-def note(text):
-    """For who watches a run; results go into files."""
-    print(text, file=sys.stderr, flush=True)
+ADMIN_SECONDS = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +82,7 @@ class Server(harness.Server):
         self.setup = setup
         self.cgroup, self.no_cgroup = Cgroup.make(setup.bound()) if setup.in_cgroup else (None, "not wanted here")
         name = f"{os.getpid()}-{time.monotonic_ns()}"
-        self.spill = WORK / "servers" / f"{name}.spill"
+        self.spill = harness.WORK / f"{name}.spill"
         self.spill.mkdir(parents=True)
         settings = {
             "engine.memory_limit": setup.budget,
@@ -101,7 +95,7 @@ class Server(harness.Server):
             super().__init__(
                 setup.data,
                 settings=[*(f"{key}={value}" for key, value in settings.items()), *setup.settings],
-                log=WORK / "servers" / f"{name}.log",
+                log=harness.WORK / f"{name}.log",
                 prefix=self.cgroup.prefix() if self.cgroup else (),
             )
         except BaseException:
@@ -172,12 +166,14 @@ class Server(harness.Server):
         wanted = ("peak_bytes", "spilled_bytes", "spill_files", "partitions", "attempts", "queue_ms")
         return {f"log_{name}": lines[-1][name] for name in wanted if lines and name in lines[-1]}
 
+    def admin(self):
+        """A connection to the admin port."""
+        (listening,) = (line for line in map(json.loads, self.log.read_text().splitlines()) if "admin" in line.get("fields", line))
+        return http.client.HTTPConnection(listening.get("fields", listening)["admin"].strip('"'), timeout=ADMIN_SECONDS)
+
     def status(self):
         """What the server says of itself now: `/status` of its admin port."""
-        if self._admin is None:
-            (listening,) = (line for line in map(json.loads, self.log.read_text().splitlines()) if "admin" in line.get("fields", line))
-            address = listening.get("fields", listening)["admin"].strip('"')
-            self._admin = http.client.HTTPConnection(address, timeout=10)
+        self._admin = self._admin or self.admin()
         self._admin.request("GET", "/status")
         return json.loads(self._admin.getresponse().read())
 

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Measures Updraft against those a user might take instead and writes down what came of it. README.md says how to use it."""
+
+import argparse
+import importlib
+import json
+import os
+import pathlib
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+VENV = ROOT / ".venv/bin/python"
+if pathlib.Path(sys.prefix) != VENV.parents[1] and VENV.exists():
+    os.execv(VENV, [str(VENV), *sys.argv])
+sys.path.insert(1, str(ROOT / "integration-tests/python"))
+
+import contenders  # noqa: E402
+import harness  # noqa: E402
+import report  # noqa: E402
+import suites  # noqa: E402
+from lab import given, note, origin, size  # noqa: E402
+from server import Died  # noqa: E402
+from tables import WORK  # noqa: E402
+
+EXPERIMENTS = {
+    "eight": "the eight queries over the table of ten columns, hot, against all peers",
+    "tpch": "the 22 queries of TPC-H, hot, against all peers",
+    "rows": "time and memory from 1e5 to 1e8 rows",
+    "files": "time and memory from 1 to 10,000 files",
+    "skew": "the cache under a skewed load over four times more than fits",
+    "preload": "loading several tables at once, against one after the other",
+    "memory": "a table in the cache, against the same as plain Arrow",
+    "repeated": "the cache of results, which all else runs without",
+}
+
+
+def count(text):
+    """A whole number, as 1000000 or 1e6."""
+    return int(float(text))
+
+
+def parser():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
+    several = {"all": "every experiment, in some 25 minutes", "smoke": "the part that CI runs: under a minute, fails on a wrong answer or a crash, never on a time"}
+    for name, text in {**EXPERIMENTS, **several}.items():
+        c = commands.add_parser(name, help=text, description=text)
+        c.add_argument("--rows", type=count, nargs="+", metavar="N", help="sizes of the table of ten columns, such as 1e5 1e6 [fits the experiment]")
+        c.add_argument("--files", type=count, nargs="+", metavar="N", help="numbers of files [fits the experiment]")
+        c.add_argument("--scale", type=float, help="of TPC-H; 1 is 6 million rows of lineitem [fits the experiment]")
+        c.add_argument("--rounds", type=int, help="the least number of rounds [fits the experiment]")
+        c.add_argument("--seconds", type=float, help="quick statements get up to five times as many rounds within this time [fits the experiment]")
+        c.add_argument("--queries", type=int, help="skew: how many queries [2000]")
+        c.add_argument("--only", nargs="+", choices=list(contenders.NAMES), default=list(contenders.NAMES), metavar="NAME", help=f"of {', '.join(contenders.NAMES)} [all]")
+        c.add_argument("--seed", type=int, default=1, help="the order in which the contenders run, and the skewed load, follow from it [1]")
+        c.add_argument("--budget", type=size, help="engine.memory_limit [fits the experiment]")
+        c.add_argument("--hot", type=size, help="hot.memory_limit [fits the experiment]")
+        c.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server, as for `updraft serve --set`")
+        c.add_argument("--binary", type=pathlib.Path, default=os.environ.get("UPDRAFT_BIN", ROOT / "target/release/updraft"), help="the server [UPDRAFT_BIN, or target/release/updraft]")
+    r = commands.add_parser("render", help="write docs/performance.md from the results in docs/performance")
+    r.add_argument("results", nargs="*", type=pathlib.Path, help="results to take over into docs/performance first (.work/bench/*.json)")
+    r.add_argument("--check", action="store_true", help="write nothing; fail if docs/performance.md is not what the figures say")
+    return p
+
+
+# What every experiment has that does not say otherwise.
+DEFAULTS = {"rounds": 5, "seconds": 0.0, "budget": size("6GiB"), "hot": size("4GiB")}
+
+
+def run(arguments):
+    """Runs one experiment and writes its JSON."""
+    module = importlib.import_module(f"experiments.{arguments.experiment}")
+    for name, value in {**DEFAULTS, **module.DEFAULTS}.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    note(f"== {arguments.experiment}")
+    try:
+        figures = module.run(arguments)
+    except Died as death:
+        figures = {"death": death.left, "problems": [f"the server died: {death}"]}
+    command = " ".join(["integration-tests/bench/run.py", arguments.experiment, *arguments.given])
+    limits = {"budget": arguments.budget, "hot": arguments.hot}
+    result = {"experiment": arguments.experiment, "command": command, **limits, **origin(*contenders.installed()), "figures": figures}
+    path = arguments.results / f"{arguments.experiment}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(report.aligned("\n".join(filter(None, report.section(result)))))
+    note(f"{path.relative_to(WORK.parent)} written")
+    return result
+
+
+def main():
+    arguments = parser().parse_args()
+    if arguments.experiment == "render":
+        return report.render(arguments.results, arguments.check)
+    harness.BIN = pathlib.Path(arguments.binary).resolve()
+    harness.WORK = WORK / "servers"
+    harness.WORK.mkdir(parents=True, exist_ok=True)
+    arguments.results = WORK / "smoke" if arguments.experiment == "smoke" else WORK
+    arguments.given = given(sys.argv[2:])
+    if arguments.experiment in ("all", "smoke"):
+        return getattr(suites, arguments.experiment)(arguments, run)
+    return suites.told([run(arguments)])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

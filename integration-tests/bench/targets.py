@@ -1,0 +1,105 @@
+"""What is promised, and how a result is held against it."""
+
+import dataclasses
+from collections.abc import Callable
+
+from lab import percent
+from race import mean
+
+
+def times(value):
+    return f"{value:.2f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One promise. `figure` finds it in the figures of `experiment`: the number, and where it comes from in words; None if it
+    was not measured. It has to be `at_least` or at most what `must` says, and better what `aim` says."""
+
+    what: str
+    experiment: str
+    figure: Callable[[dict], tuple[float, str] | None]
+    must: float
+    aim: float | None
+    form: Callable[[float], str] = times
+    at_least: bool = True
+
+    def level(self, value):
+        reaches = lambda bound: bound is not None and (value >= bound if self.at_least else value <= bound)  # noqa: E731
+        return "missed" if not reaches(self.must) else "aim" if reaches(self.aim) else "must"
+
+    def bound(self, value):
+        return "-" if value is None else f"{'>=' if self.at_least else '<='} {self.form(value)}"
+
+    def shown(self, figures):
+        """The cell of the table of promises."""
+        found = None if "death" in figures else self.figure(figures)
+        if found is None:
+            return "-"
+        value, where = found
+        level, words = self.level(value), self.form(value) + (f" ({where})" if where else "")
+        if level == "missed":
+            return f"*missed* by {percent(abs(value / self.must - 1))}: {words}"
+        return f"**{words}**" if level == "aim" else words
+
+
+def least(peer):
+    """The smallest ratio of all statements and sizes."""
+
+    def figure(figures):
+        found = [(ratio, f"{name} at {size} rows") for size, of in figures["sizes"].items() if peer in of["ratios"] for name, ratio in of["ratios"][peer]["each"].items()]
+        return min(found, default=None)
+
+    return figure
+
+
+def average(peer):
+    """The geometric mean over all statements and sizes, and that of each size."""
+
+    def figure(figures):
+        sizes = {size: of["ratios"][peer] for size, of in figures["sizes"].items() if peer in of["ratios"]}
+        found = mean(ratio for of in sizes.values() for ratio in of["each"].values())
+        return (found, ", ".join(f"{of['mean']:.2f} at {size}" for size, of in sizes.items())) if found else None
+
+    return figure
+
+
+def total(peer):
+    def figure(figures):
+        if figures["scale"] != 1:
+            return None
+        of = figures["totals"].get(peer)
+        return (of["ratio"], f"{of['ms']:,.0f} ms against {of['updraft_ms']:,.0f} ms, {of['statements']} queries") if of and of["ratio"] else None
+
+    return figure
+
+
+def hit_rate(*parts):
+    """Over all parts together."""
+    counted = [part["hot"] for part in parts if part["hot"]]
+    hits, asked = sum(of["hits"] for of in counted), sum(of["hits"] + of["misses"] for of in counted)
+    return (hits / asked, f"{asked:,} columns asked for") if asked else None
+
+
+def cached(figures):
+    found = {of["table"]: of["ratio"] for of in figures.get("tables", [])}
+    others = ", ".join(f"{table}: {ratio:.2f}" for table, ratio in found.items() if table != "events")
+    return (found["events"], f"table `events`; {others}") if "events" in found else None
+
+
+TARGETS = (
+    Target("each of the eight queries, DuckDB native's time / Updraft's", "eight", least("duckdb"), 1.0, None),
+    Target("geometric mean of these", "eight", average("duckdb"), 1.5, 3.0),
+    Target("the same against DuckDB over Parquet", "eight", average("duckdb-parquet"), 4.0, 8.0),
+    Target("TPC-H SF1 total, DuckDB over Parquet / Updraft", "tpch", total("duckdb-parquet"), 1.0, 2.0),
+    Target("TPC-H SF1 total, DuckDB native / Updraft", "tpch", total("duckdb"), 0.6, 1.0),
+    Target("hit rate on repeated queries, the eight", "eight", lambda figures: hit_rate(*figures["sizes"].values()), 0.95, 0.986, percent),
+    Target("hit rate on repeated queries, TPC-H", "tpch", hit_rate, 0.95, 0.986, percent),
+    Target("a table with categorical strings in the cache / as plain Arrow", "memory", cached, 0.7, 0.4, at_least=False),
+)
+
+
+def missed(result):
+    """What a result does not reach of what it must, in words."""
+    shown = [(target, target.shown(result["figures"])) for target in TARGETS if target.experiment == result["experiment"]]
+    return [f"{target.what}: {words}, must be {target.bound(target.must)}" for target, words in shown if words.startswith("*missed*")]
