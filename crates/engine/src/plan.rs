@@ -75,7 +75,7 @@ pub(crate) enum Work {
     /// Run this plan.
     Query(Arc<Ready>),
     /// Run `template` once for each row of `rows`, one after the other.
-    Each { template: LogicalPlan, rows: BoundRows },
+    Each { template: Arc<LogicalPlan>, rows: BoundRows },
     /// Return this.
     Batch(RecordBatch),
     /// Change a session setting; `None` = back to the server's value.

@@ -358,7 +358,7 @@ pub(crate) async fn open(
             Opened { batches, lane }
         }
         Work::Each { template, rows } => {
-            let batches = each(engine, Arc::clone(&planned), template.clone(), rows, run);
+            let batches = each(engine, Arc::clone(&planned), Arc::clone(template), rows, run);
             Opened { batches, lane: Lane::Heavy }
         }
         Work::Batch(batch) => {
@@ -403,7 +403,7 @@ fn carried(error: Error) -> DataFusionError {
 fn each(
     engine: Arc<Engine>,
     planned: Arc<Planned>,
-    template: LogicalPlan,
+    template: Arc<LogicalPlan>,
     rows: &BoundRows,
     run: Arc<Run>,
 ) -> SendableRecordBatchStream {
@@ -419,7 +419,7 @@ fn each(
     let state = Arc::new(engine.state(&planned.settings));
     let runs = stream::iter(positions).then(move |(batch, row)| {
         let (engine, planned, run) = (Arc::clone(&engine), Arc::clone(&planned), Arc::clone(&run));
-        let (state, template) = (Arc::clone(&state), template.clone());
+        let (state, template) = (Arc::clone(&state), LogicalPlan::clone(&template));
         let values = params::values(&placeholders, &types, &batches[batch], row);
         let values = values.map(|values| params::assigned(&placeholders, values));
         async move {

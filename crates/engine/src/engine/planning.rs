@@ -421,7 +421,7 @@ fn bind(state: &SessionState, prepared: &Prepared, plan: &Plan) -> Result<Outcom
         return Ok(outcome);
     }
     let rows = BoundRows { placeholders: prepared.placeholders.clone(), types: prepared.types.clone(), batches };
-    Ok(Outcome { work: Work::Each { template: plan.logical.plan.clone(), rows }, ..outcome })
+    Ok(Outcome { work: Work::Each { template: Arc::new(plan.logical.plan.clone()), rows }, ..outcome })
 }
 
 /// The types of the parameters, and the schema while none are bound.

@@ -198,6 +198,7 @@ async fn a_plan_over_columns_in_memory_is_run_again_while_they_are_there() {
     let session = fixture.session("ann");
     for (sql, before, after) in [
         ("SELECT id FROM p WHERE id = 7", "7", ""),
+        ("SELECT id, count(*) FROM p WHERE id BETWEEN 7 AND 8 GROUP BY id ORDER BY id", "7 1; 8 1", "8 1"),
         ("SELECT id % 2, count(*), sum(id) FROM p WHERE id < 10 GROUP BY 1 ORDER BY 1 LIMIT 1", "0 5 20", "0 1 8"),
     ] {
         let kept = async || {
@@ -331,7 +332,7 @@ async fn only_a_whole_result_is_kept() {
     let session = fixture.session("ann");
     // More than waits for a client who does not read.
     let many = (0..400_000).map(|id| id.to_string()).collect::<Vec<_>>().join("\n");
-    fixture.write("u.csv", &format!("id\n{many}\n"));
+    fixture.write("u.csv", format!("id\n{many}\n"));
     let sql = "SELECT id, id * 2, id * 3 FROM u";
     for taken in [0, 1] {
         let planned = fixture.plan(&session, sql).await;
@@ -385,7 +386,7 @@ async fn what_is_kept_stays_within_its_bytes_and_is_let_go_of() {
     let limit = ByteSize::kib(256);
     let fixture = Fixture::with_results(limit).await;
     let many = (0..6_000).map(|id| id.to_string()).collect::<Vec<_>>().join("\n");
-    fixture.write("u.csv", &format!("id\n{many}\n"));
+    fixture.write("u.csv", format!("id\n{many}\n"));
     let asking = (0..4_u64).map(|client| {
         let fixture = &fixture;
         async move {

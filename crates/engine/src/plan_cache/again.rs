@@ -67,7 +67,7 @@ impl Again {
             (Some(planned), Some(room)) => planned <= room && room / 2 <= planned,
             (planned, room) => planned == room,
         };
-        self.shape == shape && (fits || self.footprint.is_light) && all(&self.plan, |node| is_in_memory(node))
+        self.shape == shape && (fits || self.footprint.is_light) && all(&self.plan, is_in_memory)
     }
 
     /// A copy to run.
