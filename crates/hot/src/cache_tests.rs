@@ -1,5 +1,5 @@
 use std::collections::HashMap as Map;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use datafusion::arrow::array::{ArrayRef, Int64Array};
@@ -262,6 +262,24 @@ async fn memory_is_given_back_when_queries_need_it() {
     drop(reading);
     assert_eq!(cache.reclaim(u64::MAX), 8 * one);
     assert_eq!((cache.used(), cache.statistics().reclaimed_bytes), (0, 10 * one));
+}
+
+#[tokio::test]
+async fn what_queries_hold_is_not_taken() {
+    let loader = Arc::new(Fake::rows(100));
+    let one = loader.column_bytes();
+    let cache = Cache::new(10 * one);
+    let left = Arc::new(AtomicU64::new(5 * one));
+    let asked = Arc::clone(&left);
+    cache.share_with_queries(move || asked.load(Ordering::SeqCst));
+    assert!(!is_let_in(&cache, &loader, &keys("f", 0..6)).await);
+    assert!(is_let_in(&cache, &loader, &keys("f", 0..5)).await);
+    left.store(0, Ordering::SeqCst);
+    for _ in 0..2 {
+        assert!(!is_let_in(&cache, &loader, &keys("g", 0..2)).await, "nothing is left");
+    }
+    assert!(is_let_in(&cache, &loader, &keys("g", 0..2)).await, "it takes the room of its own");
+    assert_eq!(cache.used(), 5 * one);
 }
 
 #[tokio::test]

@@ -7,6 +7,8 @@
 //! What was asked for is remembered for a while when it is not kept, so that the second time counts. All counts are halved
 //! again and again, so that what was asked for often, and is no more, goes.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use datafusion::common::HashMap;
@@ -144,16 +146,19 @@ impl Shelf {
     /// The least worth keeping that make up `bytes`, and how many bytes they are. Looks at all: whoever asks goes on to read
     /// a row group, which takes far longer.
     fn least(&self, bytes: u64, below: u8) -> (Vec<ColumnKey>, u64) {
-        let which = self.slots.iter().filter_map(|(key, slot)| Some((slot.uses, slot.last, key, slot.kept.as_ref()?)));
-        let mut which: Vec<_> = which.filter(|(uses, _, _, kept)| *uses < below && !kept.is_pinned()).collect();
-        which.sort_unstable_by_key(|(uses, last, ..)| (*uses, *last));
-        let mut found = 0;
-        let enough = which.into_iter().take_while(|(.., kept)| {
-            let wanted = found < bytes;
-            found += if wanted { kept.bytes } else { 0 };
-            wanted
-        });
-        let keys = enough.map(|(_, _, key, _)| key.clone()).collect();
+        let which = self.slots.iter().filter_map(|(key, slot)| Some((key, slot, slot.kept.as_ref()?)));
+        let which: Vec<_> = which.filter(|(_, slot, kept)| slot.uses < below && !kept.is_pinned()).collect();
+        // No two were asked for last at the same time, so their place never decides.
+        let order = which.iter().enumerate().map(|(at, (_, slot, _))| Reverse((slot.uses, slot.last, at)));
+        let mut order: BinaryHeap<_> = order.collect();
+        let (mut keys, mut found) = (Vec::new(), 0);
+        while found < bytes
+            && let Some(Reverse((_, _, at))) = order.pop()
+        {
+            let (key, _, kept) = which[at];
+            keys.push(key.clone());
+            found += kept.bytes;
+        }
         (keys, found)
     }
 
