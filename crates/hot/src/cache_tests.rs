@@ -343,7 +343,7 @@ fn the_limit_holds_at_every_step() {
     });
 }
 
-/// Half of all asks go to a tenth of the columns, and four times more than fits is asked for.
+/// Four times more than fits is asked for, column 2n half as often as column n.
 #[tokio::test]
 async fn under_a_skewed_load_most_asks_are_hits() {
     let loader = Arc::new(Fake::rows(10));
@@ -351,7 +351,6 @@ async fn under_a_skewed_load_most_asks_are_hits() {
     let mut seed = 1_u64;
     let mut hits = Map::new();
     for turn in 0..40_000 {
-        // Zipf-like: each half as likely as all before it.
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let uniform = (seed >> 11) as f64 / (1_u64 << 53) as f64;
         let column = (400.0_f64.powf(uniform) - 1.0) as u32;
@@ -361,5 +360,5 @@ async fn under_a_skewed_load_most_asks_are_hits() {
     }
     // With the hundred most likely always there it would be log 100 / log 400 = 0.77.
     let rate = hits[&1] as f64 / 20_000.0;
-    assert!(rate > 0.74, "{rate}");
+    assert!(rate > 0.76, "{rate}");
 }
