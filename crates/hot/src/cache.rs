@@ -145,7 +145,19 @@ impl Cache {
             let sizes = loader.sizes(&wanted).await?;
             let wanted: Vec<(usize, Size)> = missing.into_iter().zip(sizes).collect();
             if !self.admit(table, loader, keys, &wanted, &mut found) {
-                return Ok(None);
+                // Reading takes more room than what is read: near the limit, one after the other may still fit.
+                if !self.would_fit(keys, &wanted) {
+                    return Ok(None);
+                }
+                for one in &wanted {
+                    if !self.admit(table, loader, keys, std::slice::from_ref(one), &mut found) {
+                        return Ok(None);
+                    }
+                    if let Found::Loading(load) = &found[one.0] {
+                        let column = load.clone().await.map_err(DataFusionError::Shared)?;
+                        found[one.0] = Found::Column(column);
+                    }
+                }
             }
         }
         let columns = found.into_iter().map(|found| async {
@@ -174,6 +186,16 @@ impl Cache {
         counters.misses += (keys.len() - hits) as u64;
         let rests = state.rests_until.is_some_and(|until| Instant::now() < until);
         (found, rests)
+    }
+
+    /// Whether all of `wanted`, which are places in `keys`, would fit once they are read.
+    fn would_fit(&self, keys: &[ColumnKey], wanted: &[(usize, Size)]) -> bool {
+        let kept = wanted.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(size.kept));
+        let free = self.free();
+        let state = self.state.lock();
+        let uses = wanted.iter().map(|(at, _)| state.shelf.uses(&keys[*at])).min().unwrap_or_default();
+        let others = if uses < USES_TO_EVICT { 0 } else { state.shelf.bytes_below(uses) };
+        kept <= free.saturating_add(others)
     }
 
     /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found`; or none, and says `false`.

@@ -15,6 +15,8 @@ struct Fake {
     rows: usize,
     /// What is said that a column takes, if it is not the truth.
     claimed: Option<u64>,
+    /// How many times its room it takes while it is read.
+    reading: u64,
     loads: AtomicUsize,
     broken: AtomicBool,
     /// Loads wait for this, if it is there.
@@ -23,7 +25,7 @@ struct Fake {
 
 impl Fake {
     fn rows(rows: usize) -> Fake {
-        Fake { rows, claimed: None, loads: AtomicUsize::new(0), broken: AtomicBool::new(false), gate: None }
+        Fake { rows, claimed: None, reading: 1, loads: AtomicUsize::new(0), broken: AtomicBool::new(false), gate: None }
     }
 
     fn gated(rows: usize) -> Arc<Fake> {
@@ -46,8 +48,8 @@ impl Fake {
 #[async_trait]
 impl Load for Fake {
     async fn sizes(&self, keys: &[ColumnKey]) -> Result<Vec<Size>> {
-        let kept = self.column_bytes();
-        let size = Size { reading: self.claimed.unwrap_or(kept), kept: self.claimed.unwrap_or(kept) };
+        let kept = self.claimed.unwrap_or(self.column_bytes());
+        let size = Size { reading: kept * self.reading, kept };
         Ok(vec![size; keys.len()])
     }
 
@@ -161,6 +163,16 @@ async fn a_column_of_more_than_half_the_cache_never_enters() {
     assert!(!is_let_in(&cache, &loader, &[key("f", 0)]).await);
     let cache = Cache::new(2 * loader.column_bytes());
     assert!(is_let_in(&cache, &loader, &[key("f", 0)]).await);
+}
+
+#[tokio::test]
+async fn near_the_limit_one_column_is_read_after_the_other() {
+    let loader = Arc::new(Fake { reading: 3, ..Fake::rows(100) });
+    let cache = Cache::new(12 * loader.column_bytes());
+    assert!(is_let_in(&cache, &loader, &keys("f", 0..4)).await, "twelve while they are read");
+    assert!(is_let_in(&cache, &loader, &keys("g", 0..6)).await, "six, of eight that are left");
+    assert_eq!(cache.used(), 10 * loader.column_bytes());
+    assert!(!is_let_in(&cache, &loader, &keys("h", 0..2)).await, "the last would not fit while it is read");
 }
 
 #[tokio::test]
