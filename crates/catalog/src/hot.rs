@@ -176,25 +176,25 @@ impl Sizes {
         let Self { rows, stored, plain, values, width } = *self;
         let of_rows = |bytes: u64| rows.saturating_mul(bytes);
         let nulls = rows / 8;
+        let views = of_rows(VIEW).saturating_add(plain);
+        // Less than there would be for any strings: the file itself has them as codes.
+        let few = plain < of_rows(LENGTH);
         let (kept, reading) = match data_type {
             DataType::Boolean => (rows / 8 + nulls, rows),
+            DataType::Utf8View if few => {
+                let coded = of_rows(CODE).saturating_add(plain);
+                (coded, views.saturating_add(coded).saturating_add(plain.saturating_mul(4).min(CODING_MAX)))
+            }
+            DataType::BinaryView if few => (views, views.saturating_mul(2)),
             DataType::Utf8View | DataType::BinaryView => {
-                let views = of_rows(VIEW).saturating_add(plain);
-                // Less than there would be for any string: the file itself has them as codes.
-                if plain < of_rows(LENGTH) && *data_type == DataType::BinaryView {
-                    (views, views.saturating_mul(2))
-                } else if plain < of_rows(LENGTH) {
-                    let coded = of_rows(CODE).saturating_add(plain);
-                    (coded, views.saturating_add(coded).saturating_add(plain.saturating_mul(4).min(CODING_MAX)))
-                } else {
-                    // Short ones are in the views.
-                    let text = Some(plain - of_rows(LENGTH)).filter(|text| *text > of_rows(INLINE)).unwrap_or_default();
-                    // As they come from the reader, and as they are kept.
-                    (of_rows(VIEW).saturating_add(text), views.saturating_mul(2).saturating_add(CODING_MAX))
-                }
+                // Short ones are in the views.
+                let text = Some(plain - of_rows(LENGTH)).filter(|text| *text > of_rows(INLINE)).unwrap_or_default();
+                // As they come from the reader, and as they are kept.
+                (of_rows(VIEW).saturating_add(text), views.saturating_mul(2).saturating_add(CODING_MAX))
             }
             DataType::FixedSizeBinary(width) => {
-                (of_rows(positive((*width).into())), of_rows(positive((*width).into())).saturating_mul(2))
+                let bytes = of_rows(positive((*width).into()));
+                (bytes, bytes.saturating_mul(2))
             }
             _ => {
                 let own = data_type.primitive_width();
