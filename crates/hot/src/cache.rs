@@ -1,7 +1,7 @@
 //! The cache of decoded columns: lookup, and loading by one for all.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use datafusion::common::HashMap;
@@ -32,6 +32,8 @@ const TABLES_MAX: usize = 4096;
 /// It is asked for all columns that a scan needs of one segment, once per scan: each ask makes a column worth more room.
 pub struct Cache {
     limit: Limit,
+    /// What queries leave of the memory that it is a part of, in bytes.
+    left: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// One for each column that may be read at the same time.
     reads: Semaphore,
     state: Mutex<State>,
@@ -67,7 +69,18 @@ impl Cache {
     pub fn new(limit: u64) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // While one column is fetched another is decoded.
-        Arc::new(Self { limit: Limit::new(limit), reads: Semaphore::new(2 * cores), state: Mutex::default() })
+        let reads = Semaphore::new(2 * cores);
+        Arc::new(Self { limit: Limit::new(limit), left: OnceLock::new(), reads, state: Mutex::default() })
+    }
+
+    /// From now on `left` is asked how many more bytes queries leave to it, beside what it has. Set once.
+    pub fn share_with_queries(&self, left: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.left.set(Box::new(left));
+    }
+
+    /// Bytes that may be loaded now without anything making room.
+    fn free(&self) -> u64 {
+        self.left.get().map_or(u64::MAX, |left| left()).min(self.limit.free())
     }
 
     /// Bytes that it may hold.
@@ -132,7 +145,19 @@ impl Cache {
             let sizes = loader.sizes(&wanted).await?;
             let wanted: Vec<(usize, Size)> = missing.into_iter().zip(sizes).collect();
             if !self.admit(table, loader, keys, &wanted, &mut found) {
-                return Ok(None);
+                // Reading takes more room than what is read: near the limit, one after the other may still fit.
+                if !self.would_fit(keys, &wanted) {
+                    return Ok(None);
+                }
+                for one in &wanted {
+                    if !self.admit(table, loader, keys, std::slice::from_ref(one), &mut found) {
+                        return Ok(None);
+                    }
+                    if let Found::Loading(load) = &found[one.0] {
+                        let column = load.clone().await.map_err(DataFusionError::Shared)?;
+                        found[one.0] = Found::Column(column);
+                    }
+                }
             }
         }
         let columns = found.into_iter().map(|found| async {
@@ -163,6 +188,16 @@ impl Cache {
         (found, rests)
     }
 
+    /// Whether all of `wanted`, which are places in `keys`, would fit once they are read.
+    fn would_fit(&self, keys: &[ColumnKey], wanted: &[(usize, Size)]) -> bool {
+        let kept = wanted.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(size.kept));
+        let free = self.free();
+        let state = self.state.lock();
+        let uses = wanted.iter().map(|(at, _)| state.shelf.uses(&keys[*at])).min().unwrap_or_default();
+        let others = if uses < USES_TO_EVICT { 0 } else { state.shelf.bytes_below(uses) };
+        kept <= free.saturating_add(others)
+    }
+
     /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found`; or none, and says `false`.
     // `found` belongs to the caller: the last handle of a load must not be dropped under the lock, which its end takes.
     fn admit(
@@ -173,6 +208,7 @@ impl Cache {
         wanted: &[(usize, Size)],
         found: &mut [Found],
     ) -> bool {
+        let free = self.free();
         let mut state = self.state.lock();
         let mut missing = Vec::with_capacity(wanted.len());
         for (at, size) in wanted {
@@ -190,7 +226,7 @@ impl Cache {
         if needed > self.limit.bytes || missing.iter().any(|(_, size)| size.kept > self.limit.bytes / 2) {
             return false;
         }
-        let short = needed.saturating_sub(self.limit.free());
+        let short = needed.saturating_sub(free.min(self.limit.free()));
         if short > 0 {
             let uses = missing.iter().map(|(at, _)| state.shelf.uses(&keys[*at])).min().unwrap_or_default();
             if uses < USES_TO_EVICT {
@@ -239,7 +275,7 @@ impl Cache {
 
     /// Bytes in memory that could be had back, or room that is not taken, for columns that were asked for `uses` times.
     pub(crate) fn available(&self, uses: u8) -> u64 {
-        self.limit.free() + self.state.lock().shelf.bytes_below(uses)
+        self.free() + self.state.lock().shelf.bytes_below(uses)
     }
 
     /// Bytes of columns in memory: what [`Self::reclaim`] could give at most.

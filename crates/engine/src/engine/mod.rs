@@ -126,7 +126,7 @@ impl Engine {
         }
         memory.add_reclaimer(Arc::clone(&results) as _);
         if let Some(hot) = catalog.hot() {
-            memory.add_reclaimer(Arc::clone(hot) as _);
+            memory.share_with(hot);
         }
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));

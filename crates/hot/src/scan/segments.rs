@@ -145,19 +145,19 @@ impl Segments {
     fn known(&self, column: usize) -> &Known {
         self.known[column].get_or_init(|| {
             let field = self.schema.field(column);
-            let bounds: Vec<_> = (0..).take(self.len()).map(|segment| self.bounds(segment, column)).collect();
-            let collect = |values: &dyn Fn(&(ScalarValue, ScalarValue, Option<u64>)) -> ScalarValue| {
-                ScalarValue::iter_to_array(bounds.iter().map(values))
-                    .ok()
-                    .filter(|array| array.data_type() == field.data_type())
-                    .unwrap_or_else(|| new_null_array(field.data_type(), self.len()))
-            };
-            let nulls: UInt64Array = bounds.iter().map(|(_, _, nulls)| *nulls).collect();
-            Known {
-                min: collect(&|(min, _, _)| min.clone()),
-                max: collect(&|(_, max, _)| max.clone()),
-                nulls: Arc::new(nulls),
+            let bounds = (0..).take(self.len()).map(|segment| self.bounds(segment, column));
+            let (mut min, mut max, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
+            for (smallest, largest, null_count) in bounds {
+                min.push(smallest);
+                max.push(largest);
+                nulls.push(null_count);
             }
+            let array = |values: Vec<ScalarValue>| {
+                let values = ScalarValue::iter_to_array(values).ok();
+                let values = values.filter(|values| values.data_type() == field.data_type());
+                values.unwrap_or_else(|| new_null_array(field.data_type(), self.len()))
+            };
+            Known { min: array(min), max: array(max), nulls: Arc::new(UInt64Array::from(nulls)) }
         })
     }
 

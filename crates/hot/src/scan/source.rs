@@ -24,11 +24,12 @@ use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, Push
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 
+use super::access::Scan;
 use super::estimate;
 use super::queue::{Executions, Queue};
 use super::rows::coded_type;
 use super::segments::Segments;
-use super::stream::{Scan, stream};
+use super::stream::stream;
 use crate::cache::Cache;
 
 pub use super::estimate::Outlook;
@@ -152,7 +153,7 @@ impl HotSource {
     pub fn columns(&self) -> Vec<usize> {
         let mut columns = self.projection.column_indices();
         let filters = self.filters.iter().chain(&self.dynamic);
-        columns.extend(filters.flat_map(|filter| collect_columns(filter)).map(|column| column.index()));
+        columns.extend(filters.flat_map(collect_columns).map(|column| column.index()));
         columns.sort_unstable();
         columns.dedup();
         columns
