@@ -198,8 +198,10 @@ impl Cache {
         kept <= free.saturating_add(others)
     }
 
-    /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found`; or none, and says `false`.
-    // `found` belongs to the caller: the last handle of a load must not be dropped under the lock, which its end takes.
+    /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found` as far as they are missing there; or
+    /// none, and says `false`.
+    // The last handle of a load must not be dropped under the lock, which its end takes: `found` belongs to the caller, and
+    // only what is missing is replaced.
     fn admit(
         self: &Arc<Self>,
         table: &Arc<str>,
@@ -212,6 +214,9 @@ impl Cache {
         let mut state = self.state.lock();
         let mut missing = Vec::with_capacity(wanted.len());
         for (at, size) in wanted {
+            if !matches!(found[*at], Found::Missing) {
+                continue;
+            }
             // Others may have been faster.
             found[*at] = match state.shelf.peek(&keys[*at]) {
                 Some(column) => Found::Column(Arc::clone(column)),
@@ -258,6 +263,8 @@ impl Cache {
         let freed = gone.iter().map(|kept| kept.bytes).sum();
         state.evictions += gone.len() as u64;
         state.reclaimed += freed;
+        // Others may look for their columns while the memory is given back.
+        drop(state);
         freed
     }
 
