@@ -382,16 +382,16 @@ async fn many_threads_at_once() {
         let (cache, loader) = (Arc::clone(&cache), Arc::clone(&loader));
         async move {
             let mut random = seed;
-            for _ in 0..2000 {
+            for _ in 0..3000 {
                 random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let (from, choice) = ((random >> 33) as u32 % 24, (random >> 50) % 40);
                 let (wanted, of_table) = (keys("f", from..from + 4), table());
                 match choice {
-                    0 => cache.state.lock().rests_until = None,
-                    1 => drop(cache.reclaim(loader.column_bytes() * 3)),
-                    2 => drop(cache.evict("public.t")),
+                    0..3 => cache.state.lock().rests_until = None,
+                    3 => drop(cache.reclaim(loader.column_bytes() * 3)),
+                    4 => drop(cache.evict("public.t")),
                     leave => {
-                        let (dynamic, asks) = (loader.clone() as Loader, leave % 4);
+                        let (dynamic, asks) = (loader.clone() as Loader, leave);
                         let mut ask = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted));
                         for _ in 0..asks {
                             if futures::poll!(&mut ask).is_ready() {
