@@ -124,6 +124,7 @@ async fn while_there_is_room_anything_is_let_in_at_once() {
     let of_table = &statistics.tables["public.t"];
     assert_eq!((of_table.hits, of_table.misses, of_table.loads, of_table.columns), (2, 4, 4, 4));
     assert_eq!((of_table.bytes, statistics.used_bytes), (cache.used(), cache.used()));
+    assert_eq!((&statistics.total, of_table.hit_rate), (of_table, Some(2.0 / 6.0)));
 }
 
 #[tokio::test]
