@@ -9,6 +9,7 @@ use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::{ChildrenPropertiesMode, ExecutionPlan, ReplaceChildrenOptions};
+use updraft_hot::HotSource;
 
 /// `plan` with these columns as dictionaries; `None` if it cannot give them so, or looks at them itself.
 ///
@@ -45,6 +46,8 @@ fn passed_on(projection: &ProjectionExec, columns: &[usize]) -> Option<Vec<usize
     (!looks).then_some(below)
 }
 
-fn leaf(_: &DataSourceExec, _: &[usize]) -> Option<Arc<dyn ExecutionPlan>> {
-    None
+/// A scan of the hot-table cache with these columns coded, if they are stored so.
+fn leaf(source: &DataSourceExec, columns: &[usize]) -> Option<Arc<dyn ExecutionPlan>> {
+    let hot = source.data_source().downcast_ref::<HotSource>()?;
+    Some(DataSourceExec::from_data_source(hot.with_coded(columns)?))
 }

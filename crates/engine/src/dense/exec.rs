@@ -32,7 +32,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::groups::{Grouping, Key};
+use super::groups::{Grouping, Key, first_radix};
 use super::keys::{Domain, SLOTS_MAX};
 use super::run::{Share, Work};
 
@@ -75,13 +75,15 @@ impl fmt::Debug for Output {
 }
 
 impl DenseAggregateExec {
-    /// Does what `aggregate` does. `input` gives what `aggregate` is given, with coded keys as dictionaries.
+    /// Does what `aggregate` does, with tables of at most `slots_max` slots. `input` gives what `aggregate` is given,
+    /// which is `plain`, with coded keys as dictionaries.
     ///
     /// # Errors
     /// None, unless `aggregate` could not be made either.
     pub(super) fn try_new(
         aggregate: &AggregateExec,
         keys: Vec<Key>,
+        slots_max: u32,
         input: Arc<dyn ExecutionPlan>,
         plain: &SchemaRef,
     ) -> Result<Self> {
@@ -104,7 +106,7 @@ impl DenseAggregateExec {
             Arc::clone(&partial) as Arc<dyn ExecutionPlan>,
             Arc::clone(plain),
         )?;
-        let grouping = Grouping { keys, functions: functions.into(), filters: filters.into() };
+        let grouping = Grouping { keys, functions: functions.into(), filters: filters.into(), slots_max };
         Ok(Self::over(input, Arc::new(grouping), partial, Arc::new(last)))
     }
 
@@ -147,7 +149,8 @@ impl DenseAggregateExec {
 
     /// Bytes of the table of each partition at its start.
     pub(crate) fn table_bytes(&self) -> u64 {
-        self.grouping.radix(SLOTS_MAX).map_or(0, |radix| u64::from(radix.slots()) * size_of::<u32>() as u64)
+        first_radix(&self.grouping.keys, SLOTS_MAX)
+            .map_or(0, |radix| u64::from(radix.slots()) * size_of::<u32>() as u64)
     }
 
     fn start(&self, context: Arc<TaskContext>) -> Vec<Option<Output>> {

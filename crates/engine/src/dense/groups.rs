@@ -13,10 +13,10 @@ use datafusion::physical_expr::aggregate::AggregateFunctionExpr;
 use datafusion::physical_expr::expressions::Literal;
 
 use super::codes::{Codes, Translation};
-use super::keys::{Domain, Radix, SLOTS_MAX, add_coded, add_range, range_values};
+use super::keys::{Domain, Radix, add_coded, add_range, range_values};
 
-/// Ordinals that a key of strings has room for at first.
-const CODES_MIN: u32 = 64;
+/// Ordinals that a key of strings has room for at first; it is doubled as they come.
+const CODES_MIN: u32 = 16;
 
 /// A key of the groups.
 #[derive(Debug, Clone)]
@@ -33,17 +33,17 @@ pub(super) struct Grouping {
     pub(super) keys: Vec<Key>,
     pub(super) functions: Arc<[Arc<AggregateFunctionExpr>]>,
     pub(super) filters: Arc<[Option<Arc<dyn PhysicalExpr>>]>,
+    /// The most slots of a table.
+    pub(super) slots_max: u32,
 }
 
-impl Grouping {
-    /// The slots at the start, as far as they are known.
-    pub(super) fn radix(&self, slots_max: u32) -> Option<Radix> {
-        let ordinals = self.keys.iter().map(|key| match key.domain {
-            Domain::Range { count, .. } => count + 1,
-            Domain::Coded => CODES_MIN,
-        });
-        Radix::new(ordinals, slots_max)
-    }
+/// The slots at the start, as far as they are known; `None` if they are more than `slots_max`.
+pub(super) fn first_radix(keys: &[Key], slots_max: u32) -> Option<Radix> {
+    let ordinals = keys.iter().map(|key| match key.domain {
+        Domain::Range { count, .. } => count + 1,
+        Domain::Coded => CODES_MIN,
+    });
+    Radix::new(ordinals, slots_max)
 }
 
 /// What became of a batch.
@@ -141,7 +141,7 @@ impl Groups {
             if last.as_ref().is_some_and(|last| last.is_of(dictionary.values())) {
                 continue;
             }
-            match codes.translate(dictionary.values(), SLOTS_MAX) {
+            match codes.translate(dictionary.values(), self.grouping.slots_max) {
                 Ok(Some(translation)) => *last = Some(translation),
                 Ok(None) | Err(_) => return false,
             }
@@ -160,7 +160,7 @@ impl Groups {
             (needed, ordinals) if needed > ordinals => needed.next_power_of_two(),
             (_, ordinals) => ordinals,
         });
-        let Some(radix) = Radix::new(ordinals, SLOTS_MAX) else { return false };
+        let Some(radix) = Radix::new(ordinals, self.grouping.slots_max) else { return false };
         let table = radix.slots() as usize * size_of::<u32>();
         // The old table and the new one.
         if !self.reserve(self.size() + table) {

@@ -15,14 +15,14 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use super::coded::coded;
 use super::exec::DenseAggregateExec;
-use super::groups::{Grouping, Key};
+use super::groups::{Key, first_radix};
 use super::keys::{Domain, SLOTS_MAX, is_string};
 use crate::fit::Fit;
 
 /// So many slots are worth it however few rows there are.
-const SLOTS_MIN: u64 = 64 << 10;
+const SLOTS_MIN: usize = 64 << 10;
 /// Slots for each row, at most: beyond, most of the table is empty, and each row waits for memory as with a hash table.
-const SLOTS_PER_ROW: u64 = 16;
+const SLOTS_PER_ROW: usize = 16;
 /// Rows of an input of which nothing is known.
 const ROWS: usize = 256 << 10;
 /// The part of the query's room that the tables of all partitions may take.
@@ -75,16 +75,16 @@ fn dense(aggregate: &AggregateExec, room: usize) -> Result<Option<Arc<dyn Execut
     }
     let plain = first.input().schema();
     let Some((keys, input)) = keys(first)? else { return Ok(None) };
-    let grouping = Grouping { keys, functions: Arc::default(), filters: Arc::default() };
-    let Some(radix) = grouping.radix(SLOTS_MAX) else { return Ok(None) };
     let rows = statistics(first.input().as_ref()).num_rows.get_value().copied().unwrap_or(ROWS);
-    let worth = (rows as u64).saturating_mul(SLOTS_PER_ROW).max(SLOTS_MIN);
+    let worth = rows.saturating_mul(SLOTS_PER_ROW).max(SLOTS_MIN);
+    // One for each partition, and one for all.
     let tables = input.output_partitioning().partition_count() + 1;
-    let bytes = tables.saturating_mul(radix.slots() as usize).saturating_mul(size_of::<u32>());
-    if u64::from(radix.slots()) > worth || bytes > room {
+    let slots_max = worth.min(room / size_of::<u32>() / tables);
+    let slots_max = u32::try_from(slots_max).unwrap_or(SLOTS_MAX).min(SLOTS_MAX);
+    if first_radix(&keys, slots_max).is_none() {
         return Ok(None);
     }
-    let dense = DenseAggregateExec::try_new(first, grouping.keys, input, &plain)?;
+    let dense = DenseAggregateExec::try_new(first, keys, slots_max, input, &plain)?;
     // Fields keep what else was said of them.
     Ok((dense.schema() == aggregate.schema()).then(|| Arc::new(dense) as Arc<dyn ExecutionPlan>))
 }

@@ -16,8 +16,8 @@ use futures::{StreamExt, stream};
 use tokio::sync::oneshot;
 
 use super::codes::Codes;
-use super::groups::{Added, Grouping, Groups, Piece};
-use super::keys::{Domain, Radix, SLOTS_MAX};
+use super::groups::{Added, Grouping, Groups, Piece, first_radix};
+use super::keys::{Domain, Radix};
 use super::stock::{self, Chunks, Left};
 
 /// Groups, those of all partitions added up, that are brought together in one place: that takes a millisecond, and
@@ -98,7 +98,8 @@ impl Work {
         mut input: SendableRecordBatchStream,
         codes: Arc<[Option<Codes>]>,
     ) -> Result<Gathered> {
-        let radix = self.grouping.radix(SLOTS_MAX).ok_or_else(|| exec_datafusion_err!("there are too many slots"))?;
+        let radix = first_radix(&self.grouping.keys, self.grouping.slots_max);
+        let radix = radix.ok_or_else(|| exec_datafusion_err!("there are too many slots"))?;
         let reservation = self.reservation(&partition.to_string());
         let mut groups = Groups::new(Arc::clone(&self.grouping), codes, radix, reservation)?;
         while let Some(batch) = input.next().await.transpose()? {
@@ -141,7 +142,7 @@ impl Work {
             (Domain::Coded, codes) => codes.as_ref().map_or(1, Codes::ordinals),
         });
         // Together they have no fewer ordinals than each had alone.
-        let radix = Radix::new(ordinals, SLOTS_MAX);
+        let radix = Radix::new(ordinals, self.grouping.slots_max);
         // A table of all slots, and no more groups than there are in all pieces.
         let table = radix.as_ref().map_or(0, |radix| radix.slots() as usize * size_of::<u32>());
         let bytes = table + pieces.iter().map(|piece| piece.reservation.size()).sum::<usize>();

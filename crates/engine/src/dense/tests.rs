@@ -6,12 +6,12 @@ use datafusion::arrow::array::{
     Array, ArrayRef, BooleanArray, Date32Array, Decimal128Array, DictionaryArray, Float64Array, Int8Array, Int64Array,
     RecordBatch, StringArray, StringViewArray, TimestampNanosecondArray, UInt8Array, UInt16Array, UInt64Array,
 };
-use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::arrow::datatypes::Schema;
 use datafusion::arrow::util::pretty::pretty_format_batches;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Result, ScalarValue, Statistics};
+use datafusion::common::{Result, ScalarValue, Statistics, TableReference};
 use datafusion::datasource::MemTable;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::source::DataSourceExec;
@@ -19,6 +19,7 @@ use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
@@ -26,6 +27,7 @@ use datafusion::physical_plan::statistics::StatisticsArgs;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::StreamExt;
+use updraft_catalog::{CATALOG, Catalog, Relation, SCHEMA};
 
 use super::DenseAggregateExec;
 use crate::fit::Fit;
@@ -512,4 +514,76 @@ async fn a_join_filters_the_rows_of_the_groups_it_wants() {
     let text = displayable(plan.as_ref()).indent(false).to_string();
     let below = text.split("DenseAggregateExec").nth(1).expect("its statistics are those of the file");
     assert!(below.contains("DynamicFilter"), "{text}");
+}
+
+/// A table `t` in a file of `row_groups`, of which each has words of its own besides those of all, read through a cache.
+async fn hot(folder: &std::path::Path, row_groups: i64) -> SessionContext {
+    let group = |group: i64| {
+        let numbers = || (0..5_000_i64).map(move |row| row * 7919 + group);
+        let few = numbers().map(|number| (number % 13 > 0).then(|| format!("one of few words {}", number % 7 + group)));
+        let short = numbers().map(|number| Some(["N", "S", "E", "W"][number as usize % 4]));
+        let columns: [(&str, ArrayRef); 4] = [
+            ("id", Arc::new(numbers().collect::<Int64Array>())),
+            ("small", Arc::new(numbers().map(|number| number % 100).collect::<Int64Array>())),
+            ("few", Arc::new(few.collect::<StringArray>())),
+            ("short", Arc::new(short.collect::<StringArray>())),
+        ];
+        RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).expect("columns")
+    };
+    let file = std::fs::File::create(folder.join("t.parquet")).expect("a file");
+    let mut writer = ArrowWriter::try_new(file, group(0).schema(), None).expect("a writer");
+    for number in 0..row_groups {
+        writer.write(&group(number)).expect("a row group");
+        writer.flush().expect("a row group");
+    }
+    writer.close().expect("a footer");
+    let data = vec![folder.to_str().expect("a name").to_owned()];
+    let config = updraft_catalog::Config { data, ..updraft_catalog::Config::default() };
+    let catalog = Catalog::open(config, tokio::runtime::Handle::current()).await.expect("a catalog");
+    let catalog = catalog.with_hot(updraft_hot::Cache::new(64 << 20));
+    let runtime = RuntimeEnvBuilder::new().with_object_store_registry(catalog.object_stores()).build_arc();
+    let config = SessionConfig::new().with_target_partitions(2).with_batch_size(1000);
+    let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime.expect("an environment"));
+    let state = state.with_default_features().with_physical_optimizer_rules(crate::fit::rules()).build();
+    let name = TableReference::bare("t").resolve(CATALOG, SCHEMA);
+    let tables = catalog.resolve(std::slice::from_ref(&name), &state).await.expect("it is there");
+    let context = SessionContext::new_with_state(state);
+    let Some(Relation::Table(table)) = tables.get(&name) else { panic!("t is a table") };
+    context.register_table("t", table.provider()).expect("a new table");
+    context
+}
+
+#[tokio::test]
+async fn strings_of_hot_tables_are_grouped_by_their_codes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let context = hot(folder.path(), 5).await;
+    let stock = SessionContext::new();
+    let path = folder.path().join("t.parquet");
+    stock.register_parquet("t", path.to_str().expect("a name"), Default::default()).await.expect("a table");
+    let queries = [
+        ("SELECT few, count(*), sum(id), avg(small) FROM t GROUP BY few", "coded"),
+        (
+            "SELECT few, short, small, max(id) FROM t WHERE id > 700 AND short <> 'E' GROUP BY few, short, small",
+            "coded",
+        ),
+        ("SELECT short, count(*) FROM t WHERE few LIKE '%3' GROUP BY short HAVING count(*) > 3", "coded"),
+        ("SELECT s, count(*) FROM (SELECT short AS s, id FROM t WHERE id % 3 = 1) WHERE id > 7 GROUP BY s", "coded"),
+        ("SELECT DISTINCT few FROM t", "coded"),
+        ("SELECT short, few FROM (SELECT few, short FROM t GROUP BY few, short) ORDER BY few, short LIMIT 5", "coded"),
+        // They are looked at as strings too, but in the one that is computed from its key.
+        ("SELECT few, max(few), count(*) FROM t GROUP BY few", "mode="),
+        ("SELECT few, count(*) FILTER (WHERE few > 'one of few words 3') FROM t GROUP BY few", "mode="),
+        ("SELECT few, upper(few), sum(id) FROM t GROUP BY few, upper(few)", "coded"),
+        ("SELECT few, upper(few || short), sum(id) FROM t GROUP BY few, upper(few || short)", "mode="),
+        ("SELECT small, max(few) FROM t GROUP BY small", "from 0"),
+    ];
+    for round in ["cold", "hot"] {
+        for (sql, part) in queries {
+            let (answer, plan) = rows(&context, sql).await.expect("it runs");
+            let (expected, _) = rows(&stock, sql).await.expect("it runs");
+            assert_eq!(answer, expected, "{round} {sql}");
+            let text = displayable(plan.as_ref()).indent(false).to_string();
+            assert!(text.contains(part) || round == "cold", "{sql}\n{text}");
+        }
+    }
 }
