@@ -91,6 +91,9 @@ class Server(harness.Server):
             "engine.spill_directories": json.dumps([str(self.spill)]),
             "server.log_format": "json",
         }
+        if setup.pool != "fair":
+            # DataFusion's own pools cannot take memory back from the cache.
+            settings["hot.memory_limit"] = "0B"
         try:
             super().__init__(
                 setup.data,

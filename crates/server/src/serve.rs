@@ -137,7 +137,7 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         let texts = errors.iter().map(|error| (String::new(), error.to_string()));
         section_problems("catalog", texts.collect())
     })?;
-    let catalog = match config.hot.memory_limit.as_u64() {
+    let catalog = match config.hot.memory_bytes(config.engine.memory_bytes().0) {
         0 => catalog,
         limit => catalog.with_hot(updraft_hot::Cache::new(limit)),
     };

@@ -27,7 +27,7 @@ fn config(data: &Path, memory: ByteSize, preload: &[&str]) -> Config {
     config.catalog.data = vec![data.to_str().expect("a plain path").to_owned()];
     config.engine.memory_limit = Some(ByteSize::mib(256));
     config.engine.memory_guard = false;
-    config.hot.memory_limit = memory;
+    config.hot.memory_limit = Some(memory);
     config.hot.preload = preload.iter().map(|name| (*name).to_owned()).collect();
     config
 }

@@ -74,10 +74,7 @@ impl Config {
 
     /// The cache of hot tables is a part of the memory of queries.
     fn hot_beside_queries(&self) -> Vec<(String, String)> {
-        let hot = self.hot.memory_limit;
-        if hot == ByteSize(0) {
-            return Vec::new();
-        }
+        let Some(hot) = self.hot.memory_limit.filter(|hot| *hot > ByteSize(0)) else { return Vec::new() };
         let (queries, source) = self.engine.memory_bytes();
         let problem = || {
             let queries = ByteSize(queries);
@@ -95,9 +92,9 @@ mod tests {
     fn a_cache_larger_than_the_memory_of_queries_is_refused_with_both_numbers() {
         let mut config = Config::default();
         config.engine.memory_limit = Some(ByteSize::gib(2));
-        config.hot.memory_limit = ByteSize::gib(2);
+        config.hot.memory_limit = Some(ByteSize::gib(2));
         assert_eq!(config.problems(), []);
-        config.hot.memory_limit = ByteSize::gib(3);
+        config.hot.memory_limit = Some(ByteSize::gib(3));
         let problems = config.problems();
         let [(key, text)] = problems.as_slice() else { panic!("{problems:?}") };
         assert_eq!(key, "hot.memory_limit");
