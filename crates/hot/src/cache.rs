@@ -1,5 +1,6 @@
 //! The cache of decoded columns: lookup, and loading by one for all.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ use crate::file::{Load, Size};
 use crate::key::ColumnKey;
 use crate::room::{Limit, Room};
 use crate::shelf::{Kept, Shelf};
-use crate::statistics::{Counters, Statistics};
+use crate::statistics::{Counters, Statistics, TableStatistics};
 
 /// How often a column must have been asked for lately to take the room of others.
 const USES_TO_EVICT: u8 = 2;
@@ -198,8 +199,10 @@ impl Cache {
         kept <= free.saturating_add(others)
     }
 
-    /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found`; or none, and says `false`.
-    // `found` belongs to the caller: the last handle of a load must not be dropped under the lock, which its end takes.
+    /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found` as far as they are missing there; or
+    /// none, and says `false`.
+    // The last handle of a load must not be dropped under the lock, which its end takes: `found` belongs to the caller, and
+    // only what is missing is replaced.
     fn admit(
         self: &Arc<Self>,
         table: &Arc<str>,
@@ -212,6 +215,9 @@ impl Cache {
         let mut state = self.state.lock();
         let mut missing = Vec::with_capacity(wanted.len());
         for (at, size) in wanted {
+            if !matches!(found[*at], Found::Missing) {
+                continue;
+            }
             // Others may have been faster.
             found[*at] = match state.shelf.peek(&keys[*at]) {
                 Some(column) => Found::Column(Arc::clone(column)),
@@ -258,6 +264,8 @@ impl Cache {
         let freed = gone.iter().map(|kept| kept.bytes).sum();
         state.evictions += gone.len() as u64;
         state.reclaimed += freed;
+        // Others may look for their columns while the memory is given back.
+        drop(state);
         freed
     }
 
@@ -286,7 +294,7 @@ impl Cache {
     /// What it holds and did.
     pub fn statistics(&self) -> Statistics {
         let state = self.state.lock();
-        let mut tables: std::collections::BTreeMap<_, _> =
+        let mut tables: BTreeMap<_, _> =
             state.tables.iter().map(|(table, counters)| (Arc::clone(table), counters.show())).collect();
         for kept in state.shelf.kept() {
             let table = tables.entry(Arc::clone(&kept.table)).or_default();
@@ -299,6 +307,7 @@ impl Cache {
             loading: state.loading.len(),
             evictions: state.evictions,
             reclaimed_bytes: state.reclaimed,
+            total: TableStatistics::total(tables.values()),
             tables,
         }
     }
@@ -318,7 +327,7 @@ impl State {
 
     fn counters(&mut self, table: &Arc<str>) -> &mut Counters {
         if self.tables.len() >= TABLES_MAX && !self.tables.contains_key(table) {
-            let kept: std::collections::HashSet<&Arc<str>> = self.shelf.kept().map(|kept| &kept.table).collect();
+            let kept: HashSet<&Arc<str>> = self.shelf.kept().map(|kept| &kept.table).collect();
             self.tables.retain(|table, _| kept.contains(table));
         }
         self.tables.entry(Arc::clone(table)).or_default()

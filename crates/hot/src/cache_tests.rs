@@ -17,6 +17,8 @@ struct Fake {
     claimed: Option<u64>,
     /// How many times its room it takes while it is read.
     reading: u64,
+    /// How often it gives way while it says sizes, and while it loads.
+    yields: usize,
     loads: AtomicUsize,
     broken: AtomicBool,
     /// Loads wait for this, if it is there.
@@ -25,11 +27,25 @@ struct Fake {
 
 impl Fake {
     fn rows(rows: usize) -> Fake {
-        Fake { rows, claimed: None, reading: 1, loads: AtomicUsize::new(0), broken: AtomicBool::new(false), gate: None }
+        Fake {
+            rows,
+            claimed: None,
+            reading: 1,
+            yields: 0,
+            loads: AtomicUsize::new(0),
+            broken: AtomicBool::new(false),
+            gate: None,
+        }
     }
 
     fn gated(rows: usize) -> Arc<Fake> {
         Arc::new(Fake { gate: Some(Notify::new()), ..Fake::rows(rows) })
+    }
+
+    async fn give_way(&self) {
+        for _ in 0..self.yields {
+            tokio::task::yield_now().await;
+        }
     }
 
     fn loads(&self) -> usize {
@@ -48,6 +64,7 @@ impl Fake {
 #[async_trait]
 impl Load for Fake {
     async fn sizes(&self, keys: &[ColumnKey]) -> Result<Vec<Size>> {
+        self.give_way().await;
         let kept = self.claimed.unwrap_or(self.column_bytes());
         let size = Size { reading: kept * self.reading, kept };
         Ok(vec![size; keys.len()])
@@ -55,6 +72,7 @@ impl Load for Fake {
 
     async fn load(&self, key: &ColumnKey) -> Result<ArrayRef> {
         self.loads.fetch_add(1, Ordering::SeqCst);
+        self.give_way().await;
         if let Some(gate) = &self.gate {
             gate.notified().await;
         }
@@ -106,6 +124,7 @@ async fn while_there_is_room_anything_is_let_in_at_once() {
     let of_table = &statistics.tables["public.t"];
     assert_eq!((of_table.hits, of_table.misses, of_table.loads, of_table.columns), (2, 4, 4, 4));
     assert_eq!((of_table.bytes, statistics.used_bytes), (cache.used(), cache.used()));
+    assert_eq!((&statistics.total, of_table.hit_rate), (of_table, Some(2.0 / 6.0)));
 }
 
 #[tokio::test]
@@ -353,6 +372,51 @@ fn the_limit_holds_at_every_step() {
         assert_eq!(cache.used(), 0);
         Ok(())
     });
+}
+
+/// Many threads ask, leave before they are answered, reclaim and evict: nothing hangs, and the limit holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_threads_at_once() {
+    let loader = Arc::new(Fake { reading: 3, yields: 2, ..Fake::rows(100) });
+    let cache = Cache::new(20 * loader.column_bytes());
+    let busy = |seed: u64| {
+        let (cache, loader) = (Arc::clone(&cache), Arc::clone(&loader));
+        async move {
+            let mut random = seed;
+            for _ in 0..3000 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                let (from, choice) = ((random >> 33) as u32 % 24, (random >> 50) % 40);
+                let (wanted, of_table) = (keys("f", from..from + 4), table());
+                match choice {
+                    0..3 => cache.state.lock().rests_until = None,
+                    3 => drop(cache.reclaim(loader.column_bytes() * 3)),
+                    4 => drop(cache.evict("public.t")),
+                    leave => {
+                        let (dynamic, asks) = (loader.clone() as Loader, leave);
+                        let mut ask = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted));
+                        for _ in 0..asks {
+                            if futures::poll!(&mut ask).is_ready() {
+                                break;
+                            }
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                }
+                assert!(cache.used() <= cache.limit());
+            }
+        }
+    };
+    let threads: Vec<_> = (0..8).map(|seed| tokio::spawn(busy(seed))).collect();
+    for thread in threads {
+        let ended = tokio::time::timeout(Duration::from_secs(60), thread).await;
+        ended.expect("nothing hangs").expect("no panic");
+    }
+    assert!(loader.loads() > 0);
+    cache.clear();
+    while cache.used() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cache.statistics().loading, 0);
 }
 
 /// Four times more than fits is asked for, column 2n half as often as column n.
