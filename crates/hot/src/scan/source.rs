@@ -229,7 +229,10 @@ impl HotSource {
     fn queue(&self, segments: impl IntoIterator<Item = u32>) -> Queue {
         let filters = !self.filters.is_empty() || !self.dynamic.is_empty();
         let most = if filters { FILTERED_MORSEL_ROWS } else { MORSEL_ROWS };
-        let share = self.rows() / (self.partitions * TURNS);
+        let share = match self.partitions {
+            1 => most,
+            partitions => self.rows() / (partitions * TURNS),
+        };
         Queue::new(segments, share.clamp(ROWS_PER_PARTITION, most), self.fetch)
     }
 
