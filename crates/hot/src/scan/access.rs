@@ -124,7 +124,10 @@ impl Scan {
         let mut file: PartitionedFile = segments.scan_of(segment).clone().with_extension(plan);
         // They are of the whole file, and of floats not to be trusted.
         file.statistics = None;
+        // With a filter it is not known how many rows it takes to find those that are wanted.
+        let limit = self.source.fetch.filter(|_| self.conjuncts.is_empty() && self.source.dynamic.is_empty());
         let config = FileScanConfigBuilder::new(base.object_store_url.clone(), source)
+            .with_limit(limit)
             .with_file_groups(vec![FileGroup::new(vec![file])])
             .with_expr_adapter(base.expr_adapter_factory.clone())
             .build();

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array, new_null_array};
-use datafusion::arrow::compute::take;
+use datafusion::arrow::array::{
+    Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array, make_comparator, new_null_array,
+};
+use datafusion::arrow::compute::{SortOptions, take};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column as Name, ScalarValue};
@@ -129,8 +131,8 @@ impl Segments {
         let known = self.known(column);
         let values = if descending { &known.max } else { &known.min };
         let mut sorted = kept.to_vec();
-        let options = datafusion::arrow::compute::SortOptions { descending, nulls_first: false };
-        if let Ok(compare) = datafusion::arrow::array::make_comparator(values, values, options) {
+        let options = SortOptions { descending, nulls_first: false };
+        if let Ok(compare) = make_comparator(values, values, options) {
             sorted.sort_by(|a, b| compare(*a as usize, *b as usize));
         }
         sorted
@@ -258,5 +260,6 @@ impl PruningStatistics for Statistics<'_> {
 
 /// Whether comparing values of a type can be relied on to agree with what footers and zones say of them.
 pub(super) fn is_plainly_ordered(data_type: &DataType) -> bool {
-    data_type.is_integer() || data_type.is_temporal() || data_type.is_decimal() || data_type.is_string()
+    let is_date_or_time = data_type.is_temporal() && !matches!(data_type, DataType::Interval(_));
+    data_type.is_integer() || is_date_or_time || data_type.is_decimal() || data_type.is_string()
 }

@@ -16,7 +16,9 @@ use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterTracking};
 use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
 use datafusion::physical_expr::utils::{collect_columns, conjunction};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr, split_conjunction,
+};
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::execution_plan::SchedulingType;
@@ -227,7 +229,10 @@ impl HotSource {
     fn queue(&self, segments: impl IntoIterator<Item = u32>) -> Queue {
         let filters = !self.filters.is_empty() || !self.dynamic.is_empty();
         let most = if filters { FILTERED_MORSEL_ROWS } else { MORSEL_ROWS };
-        let share = self.rows() / (self.partitions * TURNS);
+        let share = match self.partitions {
+            1 => most,
+            partitions => self.rows() / (partitions * TURNS),
+        };
         Queue::new(segments, share.clamp(ROWS_PER_PARTITION, most), self.fetch)
     }
 
@@ -385,7 +390,7 @@ impl DataSource for HotSource {
                     PushedDown::No
                 }
                 Some(of_table) => {
-                    taken.extend(datafusion::physical_expr::split_conjunction(&of_table).into_iter().cloned());
+                    taken.extend(split_conjunction(&of_table).into_iter().cloned());
                     PushedDown::Yes
                 }
             });

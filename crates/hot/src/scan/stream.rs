@@ -19,6 +19,9 @@ use super::filter::Conjuncts;
 use super::queue::{Queue, Turn};
 use super::rows::{Rows, Values};
 
+/// Batches of more rows are given as they are: whoever gets them gains less by larger ones than copying costs.
+const COPIED_ROWS_MAX: usize = 4096;
+
 /// The batches of one partition.
 ///
 /// # Errors
@@ -87,8 +90,8 @@ impl Reader {
         let schema = &scan.output.schema;
         let is_coded = scan.output.columns.iter().any(|(_, coded)| *coded);
         let small = (!is_coded && !schema.fields().is_empty()).then(|| {
-            // More than that is given as it is: it is not worth copying.
-            BatchCoalescer::new(schema.clone(), batch_size).with_biggest_coalesce_batch_size(Some(batch_size / 2))
+            let most = COPIED_ROWS_MAX.min(batch_size / 2);
+            BatchCoalescer::new(schema.clone(), batch_size).with_biggest_coalesce_batch_size(Some(most))
         });
         let (conjuncts, source) = (scan.conjuncts.clone(), &scan.source);
         let dynamic = Dynamic::new(&source.dynamic, source.segments.schema(), &scan.needed);
