@@ -6,7 +6,7 @@
 use datafusion::arrow::array::{Array, ArrayData, ArrayRef, AsArray, make_array};
 use datafusion::arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use datafusion::arrow::datatypes::{ArrowNativeType, DataType};
-use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
+use datafusion::common::{Result, ScalarValue, internal_datafusion_err};
 
 /// The most slots: their numbers are a table of 256 MiB.
 pub(super) const SLOTS_MAX: u32 = 64 << 20;
@@ -165,7 +165,7 @@ pub(super) fn add_range(values: &ArrayRef, min: i64, count: u32, stride: u32, sl
     natively!(
         data.data_type(),
         Native => Ok(add_whole(&data.buffer::<Native>(0)[..values.len()], nulls, (min, count), stride, slots)),
-        else Err(exec_datafusion_err!("{} has no range", data.data_type()))
+        else Err(internal_datafusion_err!("{} has no range", data.data_type()))
     )
 }
 
@@ -210,7 +210,7 @@ pub(super) fn range_values(ordinals: &[u32], min: i64, data_type: &DataType) -> 
         natively!(
             data_type,
             Native => Buffer::from_vec(ordinals.iter().map(|ordinal| Native::from_whole(value(ordinal))).collect::<Vec<_>>()),
-            else return Err(exec_datafusion_err!("{data_type} has no range"))
+            else return Err(internal_datafusion_err!("{data_type} has no range"))
         )
     };
     let data = ArrayData::builder(data_type.clone()).len(ordinals.len()).nulls(nulls).add_buffer(buffer);
@@ -220,7 +220,7 @@ pub(super) fn range_values(ordinals: &[u32], min: i64, data_type: &DataType) -> 
 /// Adds `stride` times the ordinal of each of `values`, a dictionary whose values have these ordinals, to its slot.
 pub(super) fn add_coded(values: &ArrayRef, ordinals: &[u32], stride: u32, slots: &mut [u32]) -> Result<()> {
     let dictionary = values.as_any_dictionary_opt();
-    let keys = dictionary.ok_or_else(|| exec_datafusion_err!("{} is no dictionary", values.data_type()))?.keys();
+    let keys = dictionary.ok_or_else(|| internal_datafusion_err!("{} is no dictionary", values.data_type()))?.keys();
     let nulls = keys.nulls().filter(|nulls| nulls.null_count() > 0);
     let data = keys.to_data();
     natively!(data.data_type(), Native => {
@@ -232,7 +232,7 @@ pub(super) fn add_coded(values: &ArrayRef, ordinals: &[u32], stride: u32, slots:
             Some(nulls) => rows.zip(nulls).for_each(|((key, slot), valid)| *slot += if valid { ordinal(*key) } else { 0 }),
         }
         Ok(())
-    }, else Err(exec_datafusion_err!("{} is no key of a dictionary", data.data_type())))
+    }, else Err(internal_datafusion_err!("{} is no key of a dictionary", data.data_type())))
 }
 
 /// How the ordinals of several keys make up a slot.
