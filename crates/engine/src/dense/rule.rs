@@ -101,8 +101,11 @@ fn is_simple(aggregate: &AggregateExec) -> bool {
         })
 }
 
-/// The keys of `aggregate`, and its input with those that are strings coded; `None` if one of them has no known domain.
-fn keys(aggregate: &AggregateExec) -> Result<Option<(Vec<Key>, Arc<dyn ExecutionPlan>)>> {
+/// Keys, and the input in which those that are strings are coded.
+type Keyed = (Vec<Key>, Arc<dyn ExecutionPlan>);
+
+/// The keys of `aggregate`; `None` if one of them has no known domain.
+fn keys(aggregate: &AggregateExec) -> Result<Option<Keyed>> {
     let input = aggregate.input();
     let schema = input.schema();
     let mut known = None;
