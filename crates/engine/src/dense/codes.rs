@@ -10,7 +10,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, LargeStringArray, Strin
 use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::hash_utils::RandomState;
-use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::memory_pool::MemoryReservation;
 use parking_lot::Mutex;
 
@@ -78,7 +78,7 @@ impl Codes {
             DataType::Utf8 => known.add(dictionary.as_string::<i32>(), most),
             DataType::LargeUtf8 => known.add(dictionary.as_string::<i64>(), most),
             DataType::Utf8View => known.add(dictionary.as_string_view(), most),
-            other => Err(exec_datafusion_err!("{other} is not a string")),
+            other => Err(internal_datafusion_err!("{other} is not a string")),
         }?;
         let Some(ordinals) = ordinals else { return Ok(None) };
         let translation = Translation { dictionary: Arc::clone(dictionary), ordinals: ordinals.into() };

@@ -9,7 +9,7 @@ use datafusion::common::config::ConfigOptions;
 use datafusion::common::runtime::SpawnedTask;
 use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{Result, Statistics, exec_datafusion_err};
+use datafusion::common::{Result, Statistics, internal_datafusion_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
@@ -239,12 +239,12 @@ impl ExecutionPlan for DenseAggregateExec {
         }
         let output = outputs.get_mut(partition).and_then(Option::take);
         let Output { share, run } =
-            output.ok_or_else(|| exec_datafusion_err!("partition {partition} was executed before"))?;
+            output.ok_or_else(|| internal_datafusion_err!("partition {partition} was executed before"))?;
         drop(outputs);
         let baseline = BaselineMetrics::new(&self.metrics, partition);
         let rows = async move {
             run.begin();
-            let share = share.await.map_err(|_| exec_datafusion_err!("the aggregation has ended"))??;
+            let share = share.await.map_err(|_| internal_datafusion_err!("the aggregation has ended"))??;
             let stream = share.into_stream(&run.work, &run.work.times[partition]).await?;
             // The run goes on until the last of its outputs has what it wants.
             Ok::<_, datafusion::error::DataFusionError>(stream.inspect(move |_| {

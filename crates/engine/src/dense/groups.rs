@@ -5,7 +5,7 @@ use std::sync::Arc;
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
 use datafusion::arrow::compute::take;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::common::{Result, exec_datafusion_err};
+use datafusion::common::{Result, internal_datafusion_err};
 use datafusion::execution::memory_pool::MemoryReservation;
 use datafusion::logical_expr::{ColumnarValue, EmitTo, GroupsAccumulator};
 use datafusion::physical_expr::PhysicalExpr;
@@ -289,7 +289,7 @@ impl Grouping {
             match (key.domain, codes) {
                 (Domain::Range { min, .. }, _) => range_values(&ordinals, min, &key.data_type),
                 (Domain::Coded, Some(codes)) => codes.values(&ordinals, &key.data_type),
-                (Domain::Coded, None) => Err(exec_datafusion_err!("a coded key has codes")),
+                (Domain::Coded, None) => Err(internal_datafusion_err!("a coded key has codes")),
             }
         });
         columns.collect()

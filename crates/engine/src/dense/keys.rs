@@ -6,7 +6,7 @@
 use datafusion::arrow::array::{Array, ArrayData, ArrayRef, AsArray, make_array};
 use datafusion::arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use datafusion::arrow::datatypes::{ArrowNativeType, DataType};
-use datafusion::common::{Result, ScalarValue, exec_datafusion_err};
+use datafusion::common::{Result, ScalarValue, internal_datafusion_err};
 
 /// The most slots: their numbers are a table of 256 MiB.
 pub(super) const SLOTS_MAX: u32 = 64 << 20;
@@ -165,7 +165,7 @@ pub(super) fn add_range(values: &ArrayRef, min: i64, count: u32, stride: u32, sl
     natively!(
         data.data_type(),
         Native => Ok(add_whole(&data.buffer::<Native>(0)[..values.len()], nulls, (min, count), stride, slots)),
-        else Err(exec_datafusion_err!("{} has no range", data.data_type()))
+        else Err(internal_datafusion_err!("{} has no range", data.data_type()))
     )
 }
 
@@ -210,7 +210,7 @@ pub(super) fn range_values(ordinals: &[u32], min: i64, data_type: &DataType) -> 
         natively!(
             data_type,
             Native => Buffer::from_vec(ordinals.iter().map(|ordinal| Native::from_whole(value(ordinal))).collect::<Vec<_>>()),
-            else return Err(exec_datafusion_err!("{data_type} has no range"))
+            else return Err(internal_datafusion_err!("{data_type} has no range"))
         )
     };
     let data = ArrayData::builder(data_type.clone()).len(ordinals.len()).nulls(nulls).add_buffer(buffer);
@@ -220,7 +220,7 @@ pub(super) fn range_values(ordinals: &[u32], min: i64, data_type: &DataType) -> 
 /// Adds `stride` times the ordinal of each of `values`, a dictionary whose values have these ordinals, to its slot.
 pub(super) fn add_coded(values: &ArrayRef, ordinals: &[u32], stride: u32, slots: &mut [u32]) -> Result<()> {
     let dictionary = values.as_any_dictionary_opt();
-    let keys = dictionary.ok_or_else(|| exec_datafusion_err!("{} is no dictionary", values.data_type()))?.keys();
+    let keys = dictionary.ok_or_else(|| internal_datafusion_err!("{} is no dictionary", values.data_type()))?.keys();
     let nulls = keys.nulls().filter(|nulls| nulls.null_count() > 0);
     let data = keys.to_data();
     natively!(data.data_type(), Native => {
@@ -232,7 +232,7 @@ pub(super) fn add_coded(values: &ArrayRef, ordinals: &[u32], stride: u32, slots:
             Some(nulls) => rows.zip(nulls).for_each(|((key, slot), valid)| *slot += if valid { ordinal(*key) } else { 0 }),
         }
         Ok(())
-    }, else Err(exec_datafusion_err!("{} is no key of a dictionary", data.data_type())))
+    }, else Err(internal_datafusion_err!("{} is no key of a dictionary", data.data_type())))
 }
 
 /// How the ordinals of several keys make up a slot.
@@ -292,5 +292,78 @@ impl Radix {
             }
         }
         converted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{Decimal128Array, Int64Array, UInt64Array};
+
+    use super::*;
+
+    #[test]
+    fn a_range_is_of_its_type_and_not_too_wide() {
+        let between = |least: &ScalarValue, greatest: &ScalarValue| {
+            Domain::between(&least.data_type(), least, greatest).map(|domain| match domain {
+                Domain::Range { min, count } => (min, count),
+                Domain::Coded => panic!("numbers are no codes"),
+            })
+        };
+        let int = |value: i64| ScalarValue::Int64(Some(value));
+        let most = i64::from(SLOTS_MAX) - 2;
+        assert_eq!(between(&int(-3), &int(4)), Some((-3, 8)));
+        assert_eq!(between(&int(7), &int(7 + most)), Some((7, SLOTS_MAX - 1)), "and one slot for NULL");
+        assert_eq!(between(&int(7), &int(8 + most)), None);
+        assert_eq!(between(&int(i64::MIN), &int(i64::MAX)), None);
+        assert_eq!(between(&int(4), &int(3)), None);
+        assert_eq!(between(&int(i64::MAX), &int(i64::MIN)), None, "their difference is 1 of 2^64");
+        assert_eq!(between(&ScalarValue::Int64(None), &int(1)), None);
+        assert_eq!(between(&int(1), &ScalarValue::Int32(Some(2))), None);
+        let big = |value: u64| ScalarValue::UInt64(Some(value));
+        assert_eq!(between(&big(u64::MAX - 1), &big(u64::MAX)), Some((-2, 2)));
+        assert_eq!(between(&big(u64::MAX), &big(0)), None, "as bare numbers -1 and 0");
+        let decimal = |value, scale| ScalarValue::Decimal128(Some(value), 38, scale);
+        assert_eq!(between(&decimal(-5, 2), &decimal(5, 2)), Some((-5, 11)));
+        assert_eq!(between(&decimal(-5, 2), &decimal(5, 3)), None);
+        assert_eq!(between(&decimal(1 << 70, 2), &decimal((1 << 70) + 1, 2)), None);
+        assert_eq!(between(&ScalarValue::Float64(Some(0.0)), &ScalarValue::Float64(Some(1.0))), None);
+    }
+
+    #[test]
+    fn only_values_of_the_range_have_slots() {
+        let slots = |values: ArrayRef, min, count| {
+            let mut slots = vec![1; values.len()];
+            add_range(&values, min, count, 10, &mut slots).expect("whole numbers").then_some(slots)
+        };
+        let ints = |values: Vec<Option<i64>>| Arc::new(Int64Array::from(values)) as ArrayRef;
+        assert_eq!(slots(ints(vec![Some(-1), None, Some(1)]), -1, 3), Some(vec![11, 1, 31]));
+        for outside in [-2, 2, i64::MAX, i64::MIN, i64::MIN + 1] {
+            assert_eq!(slots(ints(vec![Some(outside)]), -1, 3), None);
+            assert_eq!(slots(ints(vec![None, Some(outside)]), -1, 3), None);
+        }
+        for outside in [i64::MIN, i64::MIN + 1, 0, i64::MAX - 2] {
+            assert_eq!(slots(ints(vec![Some(outside)]), i64::MAX - 1, 2), None);
+        }
+        let bigs = Arc::new(UInt64Array::from(vec![u64::MAX, u64::MAX - 1]));
+        assert_eq!(slots(bigs, -2, 2), Some(vec![21, 11]));
+        // Of which the low half is in the range.
+        assert_eq!(slots(Arc::new(Decimal128Array::from(vec![1_i128 << 64])), 0, 3), None);
+        assert_eq!(slots(ints(vec![]), 0, 1), Some(vec![]));
+    }
+
+    #[test]
+    fn slots_go_to_other_radices_and_back_to_ordinals() {
+        let small = Radix::new([3, 5], 15).expect("fifteen slots");
+        assert_eq!(Radix::new([3, 5], 14), None);
+        assert_eq!(Radix::new([u32::MAX, u32::MAX], u32::MAX), None);
+        let large = Radix::new([8, 6], SLOTS_MAX).expect("room for all");
+        let slots: Vec<u32> = (0..15).collect();
+        let there = small.convert(&slots, &large);
+        for key in 0..2 {
+            assert_eq!(small.digit(key, &slots), large.digit(key, &there));
+        }
+        assert_eq!(small.convert(&slots, &small), slots);
     }
 }

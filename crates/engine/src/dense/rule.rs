@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{Result, Statistics};
@@ -100,8 +101,11 @@ fn is_simple(aggregate: &AggregateExec) -> bool {
         })
 }
 
-/// The keys of `aggregate`, and its input with those that are strings coded; `None` if one of them has no known domain.
-fn keys(aggregate: &AggregateExec) -> Result<Option<(Vec<Key>, Arc<dyn ExecutionPlan>)>> {
+/// Keys, and the input in which those that are strings are coded.
+type Keyed = (Vec<Key>, Arc<dyn ExecutionPlan>);
+
+/// The keys of `aggregate`; `None` if one of them has no known domain.
+fn keys(aggregate: &AggregateExec) -> Result<Option<Keyed>> {
     let input = aggregate.input();
     let schema = input.schema();
     let mut known = None;
@@ -110,25 +114,19 @@ fn keys(aggregate: &AggregateExec) -> Result<Option<(Vec<Key>, Arc<dyn Execution
     for (expr, _) in aggregate.group_expr().expr() {
         let data_type = expr.data_type(&schema)?;
         let column = expr.downcast_ref::<Column>().map(Column::index);
-        let domain = match (Domain::of_type(&data_type), column) {
-            (Some(domain), _) => domain,
-            (None, Some(column)) if is_string(&data_type) => {
+        let of_type = Domain::of_type(&data_type);
+        let domain = match column {
+            Some(column) if is_string(&data_type) => {
                 strings.push(column);
-                Domain::Coded
+                Some(Domain::Coded)
             }
-            (None, Some(column)) => {
-                let known = match &known {
-                    Some(known) => known,
-                    None => known.insert(statistics(input.as_ref())),
-                };
-                let Some(column) = known.column_statistics.get(column) else { return Ok(None) };
-                let bounds = column.min_value.get_value().zip(column.max_value.get_value());
-                let range = bounds.and_then(|(least, greatest)| Domain::between(&data_type, least, greatest));
-                let Some(range) = range else { return Ok(None) };
-                range
+            Some(column) if of_type != Some(Domain::Coded) => {
+                let known = known.get_or_insert_with(|| statistics(input.as_ref()));
+                bounds(known, column, &data_type).or(of_type)
             }
-            (None, None) => return Ok(None),
+            _ => of_type,
         };
+        let Some(domain) = domain else { return Ok(None) };
         keys.push(Key { expr: Arc::clone(expr), data_type, domain });
     }
     if strings.is_empty() {
@@ -138,6 +136,12 @@ fn keys(aggregate: &AggregateExec) -> Result<Option<(Vec<Key>, Arc<dyn Execution
         return Ok(None);
     }
     Ok(coded(input, &strings)?.map(|input| (keys, input)))
+}
+
+/// What is known of a column of whole numbers.
+fn bounds(known: &Statistics, column: usize, data_type: &DataType) -> Option<Domain> {
+    let column = known.column_statistics.get(column)?;
+    Domain::between(data_type, column.min_value.get_value()?, column.max_value.get_value()?)
 }
 
 /// The columns that are not only keys.

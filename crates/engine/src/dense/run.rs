@@ -5,13 +5,14 @@ use std::sync::Arc;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::runtime::SpawnedTask;
-use datafusion::common::{DataFusionError, Result, exec_datafusion_err};
+use datafusion::common::{DataFusionError, Result, internal_datafusion_err};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryReservation};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::metrics::{Count, Time};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::future::try_join_all;
 use futures::{StreamExt, stream};
 use tokio::sync::oneshot;
 
@@ -77,17 +78,17 @@ impl Work {
         let codes: Arc<[Option<Codes>]> = (self.grouping.keys.iter())
             .map(|key| (key.domain == Domain::Coded).then(|| Codes::new(self.reservation("codes"))))
             .collect();
-        let mut tasks = Vec::with_capacity(outputs);
-        for partition in 0..outputs {
+        let tasks = (0..outputs).map(|partition| {
             let input = self.input.execute(partition, Arc::clone(&self.context))?;
             let (work, codes) = (Arc::clone(self), Arc::clone(&codes));
-            tasks.push(SpawnedTask::spawn(async move { work.gather(partition, input, codes).await }));
-        }
-        let mut gathered = Vec::with_capacity(outputs);
-        for task in tasks {
-            let one = task.join_unwind().await.map_err(|error| exec_datafusion_err!("a partition ended: {error}"))?;
-            gathered.push(one?);
-        }
+            Ok(SpawnedTask::spawn(async move { work.gather(partition, input, codes).await }))
+        });
+        let tasks = tasks
+            .collect::<Result<Vec<_>>>()?
+            .into_iter()
+            .map(async |task| task.join().await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?);
+        // The first error ends the others.
+        let gathered = try_join_all(tasks).await?;
         self.divide(gathered, codes)
     }
 
@@ -99,7 +100,7 @@ impl Work {
         codes: Arc<[Option<Codes>]>,
     ) -> Result<Gathered> {
         let radix = first_radix(&self.grouping.keys, self.grouping.slots_max);
-        let radix = radix.ok_or_else(|| exec_datafusion_err!("there are too many slots"))?;
+        let radix = radix.ok_or_else(|| internal_datafusion_err!("there are too many slots"))?;
         let reservation = self.reservation(&partition.to_string());
         let mut groups = Groups::new(Arc::clone(&self.grouping), codes, radix, reservation)?;
         while let Some(batch) = input.next().await.transpose()? {

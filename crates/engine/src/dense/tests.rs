@@ -115,7 +115,7 @@ impl PhysicalOptimizerRule for Claiming {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         plan.transform_up(|node| {
             let source = node.downcast_ref::<DataSourceExec>().map(DataSourceExec::data_source);
-            if !source.is_some_and(|source| source.downcast_ref::<MemorySourceConfig>().is_some()) {
+            if source.and_then(|source| source.downcast_ref::<MemorySourceConfig>()).is_none() {
                 return Ok(Transformed::no(node));
             }
             let schema = node.schema();
@@ -233,7 +233,8 @@ const FUNCTIONS: [&str; 17] = [
 fn column(name: &str, numbers: &[Option<u8>], batch: usize) -> ArrayRef {
     let numbers = || numbers.iter().copied();
     let whole = |least: i64| numbers().map(move |number| Some(least + i64::from(number?)));
-    let text = |number: u8| format!("{}{number}", if number % 2 == 0 { "a text that is not inlined " } else { "" });
+    let text =
+        |number: u8| format!("{}{number}", if number.is_multiple_of(2) { "a text that is not inlined " } else { "" });
     match name {
         "small" => Arc::new(whole(-7).collect::<Int64Array>()),
         "large" => Arc::new(whole(i64::MAX - 255).collect::<Int64Array>()),
