@@ -147,7 +147,7 @@ pub(crate) async fn fit(
         Partitions::Count(count) => count,
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
     };
-    let batch_size = footprint::fit_batch_size(size.row_width, settings.batch_size);
+    let batch_size = size.batch_rows(settings.batch_size);
     let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {

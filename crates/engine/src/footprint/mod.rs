@@ -27,7 +27,7 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use operators::PER_RUN;
 
-pub(crate) use shape::{ScanSize, Shape, fit_batch_size, ladder, partitions_for, scan_size};
+pub(crate) use shape::{ScanSize, Shape, ladder, partitions_for, scan_size};
 
 /// Below these a scan is tiny: it is over in some milliseconds.
 const TINY_BYTES: u64 = 1 << 20;

@@ -19,6 +19,8 @@ const ROWS_PER_PARTITION: u64 = 100_000;
 const BYTES_PER_PARTITION: u64 = 8 << 20;
 /// A query that only passes rows on is as fast as its client reads: so much more for each partition.
 const PASSING: u64 = 4;
+/// Batches of such a query go to the client as they are, where large ones cost less: so many times the rows.
+const PASSING_ROWS: usize = 8;
 /// Bytes of one batch from which more rows cost cache misses and memory, and gain nothing.
 const BATCH_BYTES: u64 = 2 << 20;
 /// The fewest rows that `fit_batch_size` gives: with fewer, the work per batch outweighs that per row.
@@ -138,8 +140,21 @@ pub(crate) fn partitions_for(size: &ScanSize, cores: usize, running: usize) -> u
     usize::try_from(by_rows.max(by_bytes)).unwrap_or(usize::MAX).clamp(1, free)
 }
 
+impl ScanSize {
+    /// Rows per batch where `wanted` are for operators: fewer when rows are wide, more when there are no operators that
+    /// gather them.
+    pub(crate) fn batch_rows(&self, wanted: usize) -> usize {
+        let rows = self.rows.map_or(0, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
+        let most = match self.gathers || self.multiplies {
+            true => wanted,
+            false => wanted.saturating_mul(PASSING_ROWS).min(rows.max(wanted)),
+        };
+        fit_batch_size(self.row_width, most)
+    }
+}
+
 /// Rows per batch, at most `wanted`, so that a batch of rows of `row_width` bytes takes no more than 2 MiB.
-pub(crate) fn fit_batch_size(row_width: u64, wanted: usize) -> usize {
+fn fit_batch_size(row_width: u64, wanted: usize) -> usize {
     let rows = usize::try_from(BATCH_BYTES / row_width.max(1)).unwrap_or(usize::MAX);
     let power = rows.checked_ilog2().map_or(1, |log| 1_usize << log);
     power.max(BATCH_ROWS_MIN).min(wanted)
@@ -200,6 +215,18 @@ mod tests {
         ] {
             assert_eq!(fit_batch_size(width, wanted), expected, "{width} bytes, {wanted} rows");
         }
+    }
+
+    #[test]
+    fn batches_of_rows_that_only_pass_are_large() {
+        let passing = ScanSize { rows: Some(1_000_000), row_width: 16, ..ScanSize::default() };
+        assert_eq!(passing.batch_rows(8192), 65_536);
+        assert_eq!(ScanSize { row_width: 100, ..passing }.batch_rows(8192), 16_384, "2 MiB");
+        assert_eq!(ScanSize { rows: Some(10_000), ..passing }.batch_rows(8192), 10_000);
+        assert_eq!(ScanSize { rows: Some(10), ..passing }.batch_rows(8192), 8192);
+        assert_eq!(ScanSize { rows: None, ..passing }.batch_rows(8192), 8192);
+        assert_eq!(ScanSize { gathers: true, ..passing }.batch_rows(8192), 8192);
+        assert_eq!(ScanSize { multiplies: true, ..passing }.batch_rows(8192), 8192);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use updraft_hot::Cache;
 
 use super::shape::ScanSize;
 use super::width::Widths;
-use super::{Footprint, fit_batch_size, of, partitions_for, scan, scan_size};
+use super::{Footprint, of, partitions_for, scan, scan_size};
 use crate::config::Config;
 use crate::plan::Planner;
 use crate::sql::{self, Parsed};
@@ -296,5 +296,5 @@ async fn tables_are_sized_before_planning() {
     ] {
         assert_eq!(partitions_for(&lake.size(sql).await, 8, 0), partitions, "{sql}");
     }
-    assert_eq!(fit_batch_size(wide.row_width, 8192), 4096);
+    assert_eq!(wide.batch_rows(8192), 4096);
 }
