@@ -12,6 +12,7 @@ use datafusion::logical_expr::ColumnarValue;
 use datafusion::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use datafusion::parquet::arrow::async_reader::ParquetRecordBatchStreamBuilder;
 use datafusion::parquet::arrow::{ProjectionMask, parquet_to_arrow_schema};
+use datafusion::parquet::basic::Type;
 use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
 use futures::TryStreamExt;
@@ -24,6 +25,10 @@ use crate::pinned::PinnedFile;
 
 /// Bytes of a view of a string.
 const VIEW: u64 = 16;
+/// Bytes that a view has room for.
+const INLINE: u64 = 12;
+/// Bytes of the length of a string, as stored.
+const LENGTH: u64 = 4;
 /// Bytes of a code of a string.
 const CODE: u64 = 2;
 /// Bytes that finding the few different strings of a column takes, at most.
@@ -132,14 +137,19 @@ fn size(footer: &ParquetMetaData, group: &RowGroupMetaData, key: &ColumnKey) -> 
     let leaves = footer.file_metadata().schema_descr();
     let chunks = group.columns().iter().enumerate();
     let chunks = chunks.filter(|(leaf, _)| leaves.get_column_root_idx(*leaf) == key.column as usize);
-    let (mut stored, mut plain, mut values) = (0_u64, 0_u64, 0_u64);
+    let (mut stored, mut plain, mut values, mut width) = (0_u64, 0_u64, 0_u64, None);
     for (_, chunk) in chunks {
+        width = match chunk.column_type() {
+            Type::INT32 | Type::FLOAT => Some(4),
+            Type::INT64 | Type::DOUBLE => Some(8),
+            _ => None,
+        };
         stored = stored.saturating_add(positive(chunk.compressed_size()));
         plain = plain.saturating_add(positive(chunk.uncompressed_size()));
         values = values.saturating_add(positive(chunk.num_values()));
     }
     let rows = positive(group.num_rows());
-    Ok(Sizes { rows, stored, plain, values }.of(&key.data_type))
+    Ok(Sizes { rows, stored, plain, values, width }.of(&key.data_type))
 }
 
 /// A size from a file, which is not to be trusted.
@@ -156,39 +166,49 @@ struct Sizes {
     plain: u64,
     /// Of all leaves.
     values: u64,
+    /// Bytes of a number as stored, where it may be one of the table's as it is.
+    width: Option<usize>,
 }
 
 impl Sizes {
     /// What it takes in memory as `data_type`.
     fn of(&self, data_type: &DataType) -> Size {
-        let Self { rows, stored, plain, values } = *self;
+        let Self { rows, stored, plain, values, width } = *self;
+        let of_rows = |bytes: u64| rows.saturating_mul(bytes);
         let nulls = rows / 8;
+        let views = of_rows(VIEW).saturating_add(plain);
+        // Less than there would be for any strings: the file itself has them as codes.
+        let few = plain < of_rows(LENGTH);
         let (kept, reading) = match data_type {
             DataType::Boolean => (rows / 8 + nulls, rows),
+            DataType::Utf8View if few => {
+                let coded = of_rows(CODE).saturating_add(plain);
+                (coded, views.saturating_add(coded).saturating_add(plain.saturating_mul(4).min(CODING_MAX)))
+            }
+            DataType::BinaryView if few => (views, views.saturating_mul(2)),
             DataType::Utf8View | DataType::BinaryView => {
-                let views = rows.saturating_mul(VIEW).saturating_add(plain);
-                // Less than there would be for any string: the file itself has them as codes.
-                let coded = plain < rows.saturating_mul(4);
-                let kept = if coded { rows.saturating_mul(CODE).saturating_add(plain) } else { views };
+                // Short ones are in the views.
+                let text = Some(plain - of_rows(LENGTH)).filter(|text| *text > of_rows(INLINE)).unwrap_or_default();
                 // As they come from the reader, and as they are kept.
-                let coding = rows.saturating_mul(64).min(CODING_MAX);
-                (kept.saturating_add(nulls), views.saturating_mul(2).saturating_add(coding))
+                (of_rows(VIEW).saturating_add(text), views.saturating_mul(2).saturating_add(CODING_MAX))
             }
             DataType::FixedSizeBinary(width) => {
-                let bytes = rows.saturating_mul(positive((*width).into())).saturating_add(nulls);
+                let bytes = of_rows(positive((*width).into()));
                 (bytes, bytes.saturating_mul(2))
             }
             _ => {
-                let bytes = match data_type.primitive_width() {
-                    Some(width) => rows.saturating_mul(width as u64),
+                let own = data_type.primitive_width();
+                let bytes = match own {
+                    Some(width) => of_rows(width as u64),
                     None => values.saturating_mul(VIEW).saturating_add(plain),
                 };
-                let bytes = bytes.saturating_add(nulls);
-                // As the file's type, and as the table's.
-                (bytes, bytes.saturating_mul(2))
+                // Decoded into its place, which grows; or as the file's type, and then as the table's.
+                let as_it_is = own.is_some() && own == width && !data_type.is_decimal();
+                (bytes, if as_it_is { bytes.saturating_add(bytes / 2) } else { bytes.saturating_mul(3) })
             }
         };
+        let (kept, reading) = (kept.saturating_add(nulls), reading.saturating_add(2 * nulls));
         let kept = kept.saturating_add(OVERHEAD);
-        Size { kept, reading: reading.saturating_add(stored).saturating_add(OVERHEAD).max(kept) }
+        Size { kept, reading: reading.saturating_add(stored).saturating_add(2 * OVERHEAD).max(kept) }
     }
 }

@@ -12,9 +12,7 @@ use datafusion::common::{DFSchema, Statistics};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
-use datafusion::datasource::physical_plan::{
-    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
-};
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
@@ -65,18 +63,6 @@ impl FilesTable {
         let kept: Vec<usize> =
             (0..).zip(keep.iter()).filter_map(|(at, keep)| (keep == Some(true)).then_some(at)).collect();
         Ok(Some(kept).filter(|kept| kept.len() < self.snapshot.files.len()))
-    }
-
-    /// The scan through the cache of hot columns, when it is on: of the files at `places`, as `base` would read them.
-    fn hot(
-        &self,
-        base: FileScanConfig,
-        places: Option<&[usize]>,
-        partitions: usize,
-    ) -> Result<HotSource, FileScanConfig> {
-        let (Some(cache), Some(segments)) = (&self.snapshot.hot, &self.snapshot.segments) else { return Err(base) };
-        let table = self.snapshot.table.as_str().into();
-        Ok(HotSource::new(base, segments.clone(), places, cache.clone(), table, partitions))
     }
 
     fn source(&self, session: &dyn Session) -> Arc<dyn FileSource> {
@@ -165,16 +151,14 @@ impl TableProvider for FilesTable {
             .with_file_groups(groups)
             .with_statistics(statistics)
             .build();
-        match self.hot(base, places.as_deref(), partitions) {
-            Ok(hot) => {
-                let hot = hot.with_columns(projection.map(Vec::as_slice))?.with_rows(limit);
-                Ok(DataSourceExec::from_data_source(hot))
-            }
-            Err(base) => {
-                let config = FileScanConfigBuilder::from(base).with_projection_indices(projection.cloned())?;
-                Ok(DataSourceExec::from_data_source(config.with_limit(limit).build()))
-            }
+        if let (Some(cache), Some(segments)) = (&self.snapshot.hot, &self.snapshot.segments) {
+            let table = self.snapshot.table.as_str().into();
+            let hot = HotSource::new(base, segments.clone(), places.as_deref(), cache.clone(), table, partitions);
+            let hot = hot.with_columns(projection.map(Vec::as_slice))?.with_rows(limit);
+            return Ok(DataSourceExec::from_data_source(hot));
         }
+        let config = FileScanConfigBuilder::from(base).with_projection_indices(projection.cloned())?;
+        Ok(DataSourceExec::from_data_source(config.with_limit(limit).build()))
     }
 }
 

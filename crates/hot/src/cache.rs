@@ -1,7 +1,8 @@
 //! The cache of decoded columns: lookup, and loading by one for all.
 
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use datafusion::common::HashMap;
@@ -17,7 +18,7 @@ use crate::file::{Load, Size};
 use crate::key::ColumnKey;
 use crate::room::{Limit, Room};
 use crate::shelf::{Kept, Shelf};
-use crate::statistics::{Counters, Statistics};
+use crate::statistics::{Counters, Statistics, TableStatistics};
 
 /// How often a column must have been asked for lately to take the room of others.
 const USES_TO_EVICT: u8 = 2;
@@ -32,6 +33,8 @@ const TABLES_MAX: usize = 4096;
 /// It is asked for all columns that a scan needs of one segment, once per scan: each ask makes a column worth more room.
 pub struct Cache {
     limit: Limit,
+    /// What queries leave of the memory that it is a part of, in bytes.
+    left: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// One for each column that may be read at the same time.
     reads: Semaphore,
     state: Mutex<State>,
@@ -67,7 +70,18 @@ impl Cache {
     pub fn new(limit: u64) -> Arc<Self> {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // While one column is fetched another is decoded.
-        Arc::new(Self { limit: Limit::new(limit), reads: Semaphore::new(2 * cores), state: Mutex::default() })
+        let reads = Semaphore::new(2 * cores);
+        Arc::new(Self { limit: Limit::new(limit), left: OnceLock::new(), reads, state: Mutex::default() })
+    }
+
+    /// From now on `left` is asked how many more bytes queries leave to it, beside what it has. Set once.
+    pub fn share_with_queries(&self, left: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.left.set(Box::new(left));
+    }
+
+    /// Bytes that may be loaded now without anything making room.
+    fn free(&self) -> u64 {
+        self.left.get().map_or(u64::MAX, |left| left()).min(self.limit.free())
     }
 
     /// Bytes that it may hold.
@@ -132,7 +146,19 @@ impl Cache {
             let sizes = loader.sizes(&wanted).await?;
             let wanted: Vec<(usize, Size)> = missing.into_iter().zip(sizes).collect();
             if !self.admit(table, loader, keys, &wanted, &mut found) {
-                return Ok(None);
+                // Reading takes more room than what is read: near the limit, one after the other may still fit.
+                if !self.would_fit(keys, &wanted) {
+                    return Ok(None);
+                }
+                for one in &wanted {
+                    if !self.admit(table, loader, keys, std::slice::from_ref(one), &mut found) {
+                        return Ok(None);
+                    }
+                    if let Found::Loading(load) = &found[one.0] {
+                        let column = load.clone().await.map_err(DataFusionError::Shared)?;
+                        found[one.0] = Found::Column(column);
+                    }
+                }
             }
         }
         let columns = found.into_iter().map(|found| async {
@@ -163,8 +189,20 @@ impl Cache {
         (found, rests)
     }
 
-    /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found`; or none, and says `false`.
-    // `found` belongs to the caller: the last handle of a load must not be dropped under the lock, which its end takes.
+    /// Whether all of `wanted`, which are places in `keys`, would fit once they are read.
+    fn would_fit(&self, keys: &[ColumnKey], wanted: &[(usize, Size)]) -> bool {
+        let kept = wanted.iter().fold(0_u64, |sum, (_, size)| sum.saturating_add(size.kept));
+        let free = self.free();
+        let state = self.state.lock();
+        let uses = wanted.iter().map(|(at, _)| state.shelf.uses(&keys[*at])).min().unwrap_or_default();
+        let others = if uses < USES_TO_EVICT { 0 } else { state.shelf.bytes_below(uses) };
+        kept <= free.saturating_add(others)
+    }
+
+    /// Lets all of `wanted` in, which are places in `keys`, and replaces them in `found` as far as they are missing there; or
+    /// none, and says `false`.
+    // The last handle of a load must not be dropped under the lock, which its end takes: `found` belongs to the caller, and
+    // only what is missing is replaced.
     fn admit(
         self: &Arc<Self>,
         table: &Arc<str>,
@@ -173,9 +211,13 @@ impl Cache {
         wanted: &[(usize, Size)],
         found: &mut [Found],
     ) -> bool {
+        let free = self.free();
         let mut state = self.state.lock();
         let mut missing = Vec::with_capacity(wanted.len());
         for (at, size) in wanted {
+            if !matches!(found[*at], Found::Missing) {
+                continue;
+            }
             // Others may have been faster.
             found[*at] = match state.shelf.peek(&keys[*at]) {
                 Some(column) => Found::Column(Arc::clone(column)),
@@ -190,7 +232,7 @@ impl Cache {
         if needed > self.limit.bytes || missing.iter().any(|(_, size)| size.kept > self.limit.bytes / 2) {
             return false;
         }
-        let short = needed.saturating_sub(self.limit.free());
+        let short = needed.saturating_sub(free.min(self.limit.free()));
         if short > 0 {
             let uses = missing.iter().map(|(at, _)| state.shelf.uses(&keys[*at])).min().unwrap_or_default();
             if uses < USES_TO_EVICT {
@@ -222,6 +264,8 @@ impl Cache {
         let freed = gone.iter().map(|kept| kept.bytes).sum();
         state.evictions += gone.len() as u64;
         state.reclaimed += freed;
+        // Others may look for their columns while the memory is given back.
+        drop(state);
         freed
     }
 
@@ -239,7 +283,7 @@ impl Cache {
 
     /// Bytes in memory that could be had back, or room that is not taken, for columns that were asked for `uses` times.
     pub(crate) fn available(&self, uses: u8) -> u64 {
-        self.limit.free() + self.state.lock().shelf.bytes_below(uses)
+        self.free() + self.state.lock().shelf.bytes_below(uses)
     }
 
     /// Bytes of columns in memory: what [`Self::reclaim`] could give at most.
@@ -250,7 +294,7 @@ impl Cache {
     /// What it holds and did.
     pub fn statistics(&self) -> Statistics {
         let state = self.state.lock();
-        let mut tables: std::collections::BTreeMap<_, _> =
+        let mut tables: BTreeMap<_, _> =
             state.tables.iter().map(|(table, counters)| (Arc::clone(table), counters.show())).collect();
         for kept in state.shelf.kept() {
             let table = tables.entry(Arc::clone(&kept.table)).or_default();
@@ -263,6 +307,7 @@ impl Cache {
             loading: state.loading.len(),
             evictions: state.evictions,
             reclaimed_bytes: state.reclaimed,
+            total: TableStatistics::total(tables.values()),
             tables,
         }
     }
@@ -282,7 +327,7 @@ impl State {
 
     fn counters(&mut self, table: &Arc<str>) -> &mut Counters {
         if self.tables.len() >= TABLES_MAX && !self.tables.contains_key(table) {
-            let kept: std::collections::HashSet<&Arc<str>> = self.shelf.kept().map(|kept| &kept.table).collect();
+            let kept: HashSet<&Arc<str>> = self.shelf.kept().map(|kept| &kept.table).collect();
             self.tables.retain(|table, _| kept.contains(table));
         }
         self.tables.entry(Arc::clone(table)).or_default()

@@ -8,10 +8,10 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, DictionaryArray, PrimitiveArray, StringViewArray, UInt64Array,
+    Array, ArrayRef, AsArray, DictionaryArray, GenericByteViewArray, PrimitiveArray, StringViewArray, UInt64Array,
 };
 use datafusion::arrow::compute::take;
-use datafusion::arrow::datatypes::{DataType, UInt8Type, UInt16Type};
+use datafusion::arrow::datatypes::{ByteViewType, DataType, UInt8Type, UInt16Type};
 use datafusion::common::HashMap;
 
 /// The most values of a dictionary.
@@ -26,9 +26,9 @@ pub(crate) fn compact(mut values: ArrayRef) -> ArrayRef {
     match values.data_type() {
         DataType::Utf8View => {
             let strings = values.as_string_view();
-            coded(strings).unwrap_or_else(|| Arc::new(strings.gc()))
+            coded(strings).unwrap_or_else(|| without_pages(strings))
         }
-        DataType::BinaryView => Arc::new(values.as_binary_view().gc()),
+        DataType::BinaryView => without_pages(values.as_binary_view()),
         _ => {
             // Readers leave room to grow. Does nothing when others share the buffers.
             if let Some(values) = Arc::get_mut(&mut values) {
@@ -36,6 +36,16 @@ pub(crate) fn compact(mut values: ArrayRef) -> ArrayRef {
             }
             values
         }
+    }
+}
+
+/// `views` without the pages that the reader found them in, unless these are smaller: those of a dictionary hold once what
+/// many rows share.
+fn without_pages<T: ByteViewType>(views: &GenericByteViewArray<T>) -> ArrayRef {
+    let pages: usize = views.data_buffers().iter().map(|buffer| buffer.capacity()).sum();
+    match views.total_buffer_bytes_used() < pages {
+        true => Arc::new(views.gc()),
+        false => Arc::new(views.clone()),
     }
 }
 
@@ -152,6 +162,15 @@ mod tests {
         assert!(kept.get_array_memory_size() < 10_000);
         let short = strings((0..VALUES_MAX * 2).map(|i| Some(i.to_string())));
         assert_eq!(check(&short).data_type(), &DataType::Utf8View, "each is another");
+    }
+
+    #[test]
+    fn what_many_rows_share_stays_shared() {
+        let distinct = 2 * VALUES_MAX;
+        let shared = strings((0..distinct).map(|i| Some(format!("a text that is too long for a view, {i}"))));
+        let rows = UInt64Array::from_iter_values((0..4 * distinct as u64).map(|row| row % distinct as u64));
+        let values = take(&shared, &rows, None).expect("rows");
+        assert!(check(&values).get_array_memory_size() <= values.get_array_memory_size());
     }
 
     #[test]

@@ -89,24 +89,22 @@ impl Cache {
             before += needed;
         }
         let loads = segments.iter().flatten().map(|segment| async move {
-            let loaded = self.load(segment, &segment.keys).await?;
+            let loaded = self.load(segment).await?;
             Ok((!loaded).then_some(segment))
         });
         let loads: Vec<_> = loads.collect();
         let refused: Vec<_> = futures::stream::iter(loads).buffer_unordered(SEGMENTS_AT_ONCE).try_collect().await?;
-        // Reading takes more than what is read: near the limit, one column after the other still fits.
+        // What the others had set aside while they were read is free now.
         for segment in refused.into_iter().flatten() {
-            for key in &segment.keys {
-                if !self.load(segment, std::slice::from_ref(key)).await? {
-                    return Err(self.too_large(&segment.table, segment.needed, self.available(USES)));
-                }
+            if !self.load(segment).await? {
+                return Err(self.too_large(&segment.table, segment.needed, self.available(USES)));
             }
         }
         Ok(())
     }
 
-    async fn load(self: &Arc<Self>, segment: &Segment, keys: &[ColumnKey]) -> Result<bool, PreloadError> {
-        let asked = self.ask(&segment.table, &segment.loader, keys, USES).await;
+    async fn load(self: &Arc<Self>, segment: &Segment) -> Result<bool, PreloadError> {
+        let asked = self.ask(&segment.table, &segment.loader, &segment.keys, USES).await;
         let failed = |source| PreloadError::Load { table: Arc::clone(&segment.table), source };
         Ok(asked.map_err(failed)?.is_some())
     }

@@ -7,6 +7,8 @@
 //! What was asked for is remembered for a while when it is not kept, so that the second time counts. All counts are halved
 //! again and again, so that what was asked for often, and is no more, goes.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
 use std::sync::Arc;
 
 use datafusion::common::HashMap;
@@ -14,8 +16,8 @@ use datafusion::common::HashMap;
 use crate::column::Column;
 use crate::key::ColumnKey;
 
-/// Counts end here: beyond it, more is not more worth keeping, and would take longer to forget.
-const USES_MAX: u8 = 15;
+/// Counts end here: more would take longer to forget. One below the largest number, which is so above all of them.
+const USES_MAX: u8 = u8::MAX - 1;
 /// Asks per slot, on average, after which all counts are halved.
 const ASKS_PER_SLOT: u64 = 8;
 /// Slots below which asks are counted as if there were as many: a small cache forgets no faster.
@@ -23,8 +25,12 @@ const SLOTS_MIN: usize = 1024;
 /// Columns that are remembered without being kept, at about 200 bytes each. At the bound the older half is forgotten.
 const REMEMBERED_MAX: usize = 1 << 16;
 
+/// Bytes by uses.
+type Bytes = [u64; USES_MAX as usize + 1];
+const NOTHING: Bytes = [0; USES_MAX as usize + 1];
+
 /// Columns in memory, and how often they and others were asked for.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Shelf {
     slots: HashMap<ColumnKey, Slot>,
     /// Asks so far: the time by which slots are old.
@@ -34,7 +40,7 @@ pub(crate) struct Shelf {
     /// Slots without a column.
     remembered: usize,
     /// Bytes that are kept, by uses.
-    bytes: [u64; USES_MAX as usize + 1],
+    bytes: Bytes,
 }
 
 #[derive(Debug)]
@@ -57,6 +63,12 @@ impl Kept {
     /// Whether letting go of it frees anything now.
     fn is_pinned(&self) -> bool {
         Arc::strong_count(&self.column) > 1
+    }
+}
+
+impl Default for Shelf {
+    fn default() -> Self {
+        Self { slots: HashMap::new(), asks: 0, aged: 0, remembered: 0, bytes: NOTHING }
     }
 }
 
@@ -133,7 +145,7 @@ impl Shelf {
 
     /// Bytes of columns asked for less than `below` times, those included that are read now.
     pub(crate) fn bytes_below(&self, below: u8) -> u64 {
-        self.bytes[..usize::from(below.min(USES_MAX + 1))].iter().sum()
+        self.bytes[..usize::from(below)].iter().sum()
     }
 
     /// All that is kept.
@@ -144,16 +156,19 @@ impl Shelf {
     /// The least worth keeping that make up `bytes`, and how many bytes they are. Looks at all: whoever asks goes on to read
     /// a row group, which takes far longer.
     fn least(&self, bytes: u64, below: u8) -> (Vec<ColumnKey>, u64) {
-        let which = self.slots.iter().filter_map(|(key, slot)| Some((slot.uses, slot.last, key, slot.kept.as_ref()?)));
-        let mut which: Vec<_> = which.filter(|(uses, _, _, kept)| *uses < below && !kept.is_pinned()).collect();
-        which.sort_unstable_by_key(|(uses, last, ..)| (*uses, *last));
-        let mut found = 0;
-        let enough = which.into_iter().take_while(|(.., kept)| {
-            let wanted = found < bytes;
-            found += if wanted { kept.bytes } else { 0 };
-            wanted
-        });
-        let keys = enough.map(|(_, _, key, _)| key.clone()).collect();
+        let which = self.slots.iter().filter_map(|(key, slot)| Some((key, slot, slot.kept.as_ref()?)));
+        let which: Vec<_> = which.filter(|(_, slot, kept)| slot.uses < below && !kept.is_pinned()).collect();
+        // No two were asked for last at the same time, so their place never decides.
+        let order = which.iter().enumerate().map(|(at, (_, slot, _))| Reverse((slot.uses, slot.last, at)));
+        let mut order: BinaryHeap<_> = order.collect();
+        let (mut keys, mut found) = (Vec::new(), 0);
+        while found < bytes
+            && let Some(Reverse((_, _, at))) = order.pop()
+        {
+            let (key, _, kept) = which[at];
+            keys.push(key.clone());
+            found += kept.bytes;
+        }
         (keys, found)
     }
 
@@ -174,7 +189,7 @@ impl Shelf {
 
     fn age(&mut self) {
         self.aged = self.asks;
-        self.bytes = Default::default();
+        self.bytes = NOTHING;
         for slot in self.slots.values_mut() {
             slot.uses /= 2;
             self.bytes[usize::from(slot.uses)] += slot.kept.as_ref().map_or(0, |kept| kept.bytes);
@@ -233,14 +248,14 @@ mod tests {
         assert_eq!(shelf.let_go(100).len(), 1, "the other is being read");
         drop(reader);
         assert_eq!(shelf.let_go(1).len(), 1);
-        assert_eq!(shelf.bytes, [0; 16]);
+        assert_eq!(shelf.bytes, NOTHING);
     }
 
     #[test]
     fn what_is_no_longer_asked_for_is_worth_less_and_then_forgotten() {
         let mut shelf = Shelf::default();
         shelf.ask(&key(1), 1);
-        for _ in 0..100 {
+        for _ in 0..300 {
             shelf.ask(&key(0), 1);
         }
         keep(&mut shelf, 0, 10);
@@ -248,8 +263,8 @@ mod tests {
         for _ in 0..4 * ASKS_PER_SLOT * (SLOTS_MIN as u64 + 1) {
             shelf.ask(&key(2), 1);
         }
-        assert_eq!((shelf.uses(&key(0)), shelf.uses(&key(1))), (0, 0));
-        assert_eq!((shelf.bytes[0], shelf.remembered, shelf.slots.len()), (10, 1, 2));
+        assert_eq!((shelf.uses(&key(0)), shelf.uses(&key(1))), (USES_MAX / 16, 0));
+        assert_eq!((shelf.bytes[15], shelf.remembered, shelf.slots.len()), (10, 1, 2));
     }
 
     #[test]

@@ -19,6 +19,8 @@ pub struct Statistics {
     pub evictions: u64,
     /// Bytes given back because queries needed memory.
     pub reclaimed_bytes: u64,
+    /// All tables together.
+    pub total: TableStatistics,
     /// By table (`schema.name`).
     pub tables: BTreeMap<Arc<str>, TableStatistics>,
 }
@@ -53,14 +55,34 @@ pub(crate) struct Counters {
 
 impl Counters {
     pub(crate) fn show(&self) -> TableStatistics {
-        let asked = self.hits + self.misses;
         TableStatistics {
             hits: self.hits,
             misses: self.misses,
-            hit_rate: (asked > 0).then(|| self.hits as f64 / asked as f64),
+            hit_rate: rate(self.hits, self.misses),
             loads: self.loads,
             load_seconds: self.load_time.as_secs_f64(),
             ..TableStatistics::default()
         }
     }
+}
+
+impl TableStatistics {
+    /// All of `tables` together.
+    pub(crate) fn total<'a>(tables: impl Iterator<Item = &'a Self>) -> Self {
+        let mut total = Self::default();
+        for table in tables {
+            total.hits += table.hits;
+            total.misses += table.misses;
+            total.columns += table.columns;
+            total.bytes += table.bytes;
+            total.loads += table.loads;
+            total.load_seconds += table.load_seconds;
+        }
+        Self { hit_rate: rate(total.hits, total.misses), ..total }
+    }
+}
+
+fn rate(hits: u64, misses: u64) -> Option<f64> {
+    let asked = hits + misses;
+    (asked > 0).then(|| hits as f64 / asked as f64)
 }

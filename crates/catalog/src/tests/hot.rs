@@ -114,7 +114,10 @@ async fn through_cache(cache: &Arc<Cache>, table: &Table) -> RecordBatch {
                     columns.push(datafusion::arrow::array::new_null_array(field.data_type(), *rows as usize));
                     continue;
                 };
-                let loaded = cache.get_or_load(&table.name, &file.loader, &[key]).await.unwrap().unwrap();
+                let keys = [key];
+                let size = file.loader.sizes(&keys).await.unwrap()[0];
+                let loaded = cache.get_or_load(&table.name, &file.loader, &keys).await.unwrap().unwrap();
+                assert!(loaded[0].bytes() <= size.reading, "{field}: {} {size:?}", loaded[0].bytes());
                 let (values, zone) = (&loaded[0].data, &loaded[0].zone);
                 assert_eq!(zone.nulls, values.logical_null_count(), "{field}");
                 columns.push(cast(values, field.data_type()).unwrap());

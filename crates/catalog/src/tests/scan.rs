@@ -60,7 +60,7 @@ async fn files_that_differ_are_one_table_whether_hot_or_not() {
 #[tokio::test]
 async fn a_file_that_changes_is_answered_as_it_is_now() {
     let fixture = Fixture::new();
-    let [_, _, hot] = catalogs(&fixture.parquet("t/a.parquet", &record_batch!(("id", Int64, [1, 2])).unwrap())).await;
+    let [_, _, hot] = catalogs(fixture.parquet("t/a.parquet", &record_batch!(("id", Int64, [1, 2])).unwrap())).await;
     let sum = "select sum(id), count(*) from t where id > 0";
     assert_eq!(answer(&hot, sum).await, ["3 2"]);
     fixture.parquet("t/b.parquet", &record_batch!(("id", Int64, [10])).unwrap());

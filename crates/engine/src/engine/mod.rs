@@ -111,7 +111,7 @@ impl Engine {
         let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
         let memory = Memory::new(config.memory_pool, memory_limit);
         if let Some(hot) = catalog.hot() {
-            memory.add_reclaimer(Arc::clone(hot) as _);
+            memory.share_with(hot);
         }
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));

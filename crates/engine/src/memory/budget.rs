@@ -140,6 +140,11 @@ impl Budget {
         self.lendable_of(&self.state.lock())
     }
 
+    /// What a cache may take more than it has: what is free, but for the part that is kept for queries.
+    pub(crate) fn free_for_caches(&self) -> u64 {
+        self.free_of(&self.state.lock()).saturating_sub(self.limit / KEPT_FREE)
+    }
+
     /// Tells how many bytes are there beyond what queries hold.
     pub(crate) fn set_unaccounted(&self, bytes: u64) {
         self.unaccounted.store(bytes, Ordering::Relaxed);
@@ -482,6 +487,7 @@ mod tests {
         a.hold(400, true).expect("of the cache's");
         assert_eq!(cache.held(), 325, "and an eighth is left free");
         assert_eq!(budget.free(), 450);
+        assert_eq!(budget.free_for_caches(), 0);
     }
 
     /// Random requests: the total never passes the limit, and nothing is left at the end.

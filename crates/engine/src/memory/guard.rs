@@ -70,7 +70,7 @@ struct Reading {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Verdict {
     unaccounted: u64,
-    /// Beyond the budget, to be had back from caches.
+    /// Beyond the budget, or too near to the kernel's limit: to be had back from caches.
     reclaim: u64,
     pause: bool,
     purge: bool,
@@ -111,17 +111,20 @@ impl Guard {
         while let Some(load) = load() {
             let busy = load.running() > 0;
             let verdict = self.judge(self.read(), self.memory.held());
+            let mut freed = 0;
             if let Memory::Fair(budget) = &self.memory {
                 budget.set_unaccounted(verdict.unaccounted);
                 if verdict.reclaim > 0 {
-                    budget.reclaim(verdict.reclaim);
+                    freed = budget.reclaim(verdict.reclaim);
                 }
                 if paused != verdict.pause {
                     paused = verdict.pause;
                     load.pause(paused);
                     info!(paused, unaccounted = %ByteSize(verdict.unaccounted), "memory pressure");
                 }
+                // What caches had was enough: no query is to blame.
                 if verdict.end_largest
+                    && freed < verdict.reclaim.max(1)
                     && due(ended, LETTING_GO)
                     && let Some(held) = load.end_largest(self.memory.limit())
                 {
@@ -136,7 +139,7 @@ impl Guard {
                 rests_since = Some(Instant::now());
             }
             let rests = rests_since.is_some_and(|since| since.elapsed() >= REST);
-            if rests || (verdict.purge && due(purged, PURGE_EVERY)) {
+            if rests || ((verdict.purge || freed > 0) && due(purged, PURGE_EVERY)) {
                 rests_since = rests_since.filter(|_| !rests);
                 self.allocator.purge();
                 purged = Some(Instant::now());
@@ -159,14 +162,15 @@ impl Guard {
         let limit = self.memory.limit();
         let queries = reading.allocated.saturating_sub(self.base);
         let over = queries.saturating_sub(limit);
-        let near_the_kernel = reading.cgroup.is_some_and(|(used, limit)| used > limit - limit / CGROUP_LEFT);
+        let too_near = |(used, limit): (u64, u64)| used.saturating_sub(limit - limit / CGROUP_LEFT);
+        let too_near = reading.cgroup.map_or(0, too_near);
+        let purge = reading.resident > reading.allocated + PURGE_ABOVE;
         Verdict {
             unaccounted: queries.saturating_sub(held),
-            reclaim: over,
-            pause: over > 0 || near_the_kernel,
-            purge: reading.resident > reading.allocated + PURGE_ABOVE,
-            end_largest: over > TOLERATED + limit / TOLERATED_SHARE
-                || (near_the_kernel && reading.resident <= reading.allocated + PURGE_ABOVE),
+            reclaim: if purge { over } else { over.max(too_near) },
+            pause: over > 0 || too_near > 0,
+            purge,
+            end_largest: over > TOLERATED + limit / TOLERATED_SHARE || (too_near > 0 && !purge),
         }
     }
 }
@@ -215,10 +219,10 @@ mod tests {
         assert!(!judge(1214, 1250, None, 1000).end_largest);
         assert_eq!(judge(500, 700, None, 400), Verdict { purge: true, ..fine }, "free pages are given back");
         assert_eq!(judge(500, 520, Some((900, 1000)), 400), fine);
-        let near = Verdict { pause: true, end_largest: true, ..fine };
-        assert_eq!(judge(500, 520, Some((950, 1000)), 400), near);
+        let near = Verdict { reclaim: 20 * MIB, pause: true, end_largest: true, ..fine };
+        assert_eq!(judge(500, 520, Some((980, 1024)), 400), near);
         let purge_first = Verdict { pause: true, purge: true, ..fine };
-        assert_eq!(judge(500, 900, Some((950, 1000)), 400), purge_first);
+        assert_eq!(judge(500, 900, Some((980, 1024)), 400), purge_first);
     }
 
     #[test]

@@ -89,6 +89,15 @@ impl Memory {
         }
     }
 
+    /// Makes the cache of hot tables a part of this memory.
+    pub(crate) fn share_with(&self, hot: &Arc<updraft_hot::Cache>) {
+        self.add_reclaimer(Arc::clone(hot) as _);
+        if let Self::Fair(budget) = self {
+            let budget = Arc::downgrade(budget);
+            hot.share_with_queries(move || budget.upgrade().map_or(0, |budget| budget.free_for_caches()));
+        }
+    }
+
     /// Whether what DataFusion does not count is reserved as well.
     pub(crate) fn counts_all(&self) -> bool {
         matches!(self, Self::Fair(_))

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
-use datafusion::error::Result;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::{DynamicFilterTracking, Literal};
 use datafusion::physical_expr::split_conjunction;
@@ -94,7 +93,7 @@ impl Dynamic {
         rows: &Rows,
         block: &Range<usize>,
         mut mask: Option<BooleanBuffer>,
-    ) -> Result<Option<BooleanBuffer>> {
+    ) -> Option<BooleanBuffer> {
         for asked in &mut self.now {
             if asked.pause > 0 {
                 asked.pause -= 1;
@@ -116,6 +115,6 @@ impl Dynamic {
                 asked.pause = PAUSE;
             }
         }
-        Ok(mask)
+        mask
     }
 }

@@ -13,8 +13,8 @@ use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 
+use super::access::Scan;
 use super::source::HotSource;
-use super::stream::Scan;
 
 /// Columns of segments that are looked for in memory, at most, to say how much of a scan is there.
 const LOOKS_MAX: usize = 4096;

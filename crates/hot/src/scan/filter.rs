@@ -8,6 +8,7 @@ use datafusion::arrow::array::{
     RecordBatchOptions, make_comparator,
 };
 use datafusion::arrow::buffer::BooleanBuffer;
+use datafusion::arrow::compute::kernels::cmp::eq;
 use datafusion::arrow::compute::{SortOptions, concat};
 use datafusion::arrow::datatypes::{ArrowNativeType, DataType, Schema, SchemaRef, UInt8Type, UInt16Type};
 use datafusion::common::ScalarValue;
@@ -20,6 +21,7 @@ use datafusion::physical_expr::expressions::{
 };
 use datafusion::physical_expr::utils::collect_columns;
 
+use super::dynamic::Dynamic;
 use super::rows::{Rows, Values, keeping};
 use super::segments::is_plainly_ordered;
 
@@ -142,6 +144,13 @@ impl Codes {
     }
 
     fn look_up_in<T: ArrowPrimitiveType>(&self, keys: &PrimitiveArray<T>, range: &Range<usize>) -> BooleanBuffer {
+        let mut passing = (0..).zip(&self.passes).filter_map(|(code, passes)| passes.then_some(code));
+        if let (Some(only), None, false) = (passing.next(), passing.next(), self.null_passes)
+            && let Some(only) = T::Native::from_usize(only)
+            && let Ok(equal) = eq(&keys.slice(range.start, range.len()), &PrimitiveArray::<T>::new_scalar(only))
+        {
+            return true_bits(&equal);
+        }
         let codes = &keys.values()[range.clone()];
         // The code under a NULL may be any.
         let passes = |at: usize| self.passes.get(codes[at].as_usize()).copied().unwrap_or(false);
@@ -186,14 +195,14 @@ impl Conjuncts {
         }
     }
 
-    /// Which of the first rows of `range` pass all predicates, and then `more`: of as many as it takes to find `enough`, or of
-    /// all. Returns where those rows end, and their mask; `None` = all of them pass.
+    /// Which of the first rows of `range` pass all predicates, the `dynamic` ones too: of as many as it takes to find `enough`,
+    /// or of all. Returns where those rows end, and their mask; `None` = all of them pass.
     pub(super) fn passing(
         &mut self,
         rows: &Rows,
         range: &Range<usize>,
         enough: usize,
-        more: &mut dyn FnMut(&Range<usize>, Option<BooleanBuffer>) -> Result<Option<BooleanBuffer>>,
+        mut dynamic: Option<&mut Dynamic>,
     ) -> Result<(usize, Option<BooleanBuffer>)> {
         let mut all = Mask::default();
         let mut end = range.start;
@@ -205,8 +214,8 @@ impl Conjuncts {
                     mask = narrowed(conjunct, rows, &block, mask)?;
                 }
             }
-            if !is_empty(&mask) {
-                mask = more(&block, mask)?;
+            if let Some(dynamic) = dynamic.as_deref_mut().filter(|_| !is_empty(&mask)) {
+                mask = dynamic.narrow(rows, &block, mask);
             }
             all.append(block.len(), mask.as_ref());
             end = block.end;

@@ -9,8 +9,9 @@
 //! - `queue`: which partition takes which rows next
 //! - `rows`: columns in memory, cut to rows, filtered, put together
 //! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs
-//! - `stream`: one partition
+//! - `access`: gets the rows of segments; `stream`: one partition
 
+mod access;
 mod bounds;
 mod dynamic;
 mod estimate;

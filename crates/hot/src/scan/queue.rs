@@ -155,7 +155,7 @@ mod tests {
     use super::*;
 
     fn rows(number: u32, len: usize) -> Rows {
-        Rows { number, columns: Vec::new(), passed: Vec::new(), range: 0..len }
+        Rows::new(number, len, Vec::new())
     }
 
     fn drain(queue: &Queue, look: impl Fn(u32) -> Result<Option<Rows>, u32>) -> Vec<(u32, Range<usize>)> {

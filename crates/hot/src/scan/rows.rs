@@ -12,6 +12,8 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt32Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 
+use crate::column::Column;
+
 /// Some columns of the rows of a segment, or of a batch that was read from a file.
 #[derive(Debug)]
 pub(super) struct Rows {
@@ -23,6 +25,15 @@ pub(super) struct Rows {
     pub(super) passed: Vec<usize>,
     /// The rows in which others may pass too.
     pub(super) range: Range<usize>,
+    /// What the cache is to count for as long as they are looked at.
+    pub(super) held: Vec<Arc<Column>>,
+}
+
+impl Rows {
+    /// All of `len` rows.
+    pub(super) fn new(number: u32, len: usize, columns: Vec<Values>) -> Self {
+        Self { number, columns, passed: Vec::new(), range: 0..len, held: Vec::new() }
+    }
 }
 
 /// A column of some rows.

@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
-use datafusion::arrow::array::{Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array, new_null_array};
-use datafusion::arrow::compute::take;
+use datafusion::arrow::array::{
+    Array, ArrayRef, BooleanArray, UInt32Array, UInt64Array, make_comparator, new_null_array,
+};
+use datafusion::arrow::compute::{SortOptions, take};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column as Name, ScalarValue};
@@ -129,8 +131,8 @@ impl Segments {
         let known = self.known(column);
         let values = if descending { &known.max } else { &known.min };
         let mut sorted = kept.to_vec();
-        let options = datafusion::arrow::compute::SortOptions { descending, nulls_first: false };
-        if let Ok(compare) = datafusion::arrow::array::make_comparator(values, values, options) {
+        let options = SortOptions { descending, nulls_first: false };
+        if let Ok(compare) = make_comparator(values, values, options) {
             sorted.sort_by(|a, b| compare(*a as usize, *b as usize));
         }
         sorted
@@ -145,19 +147,19 @@ impl Segments {
     fn known(&self, column: usize) -> &Known {
         self.known[column].get_or_init(|| {
             let field = self.schema.field(column);
-            let bounds: Vec<_> = (0..).take(self.len()).map(|segment| self.bounds(segment, column)).collect();
-            let collect = |values: &dyn Fn(&(ScalarValue, ScalarValue, Option<u64>)) -> ScalarValue| {
-                ScalarValue::iter_to_array(bounds.iter().map(values))
-                    .ok()
-                    .filter(|array| array.data_type() == field.data_type())
-                    .unwrap_or_else(|| new_null_array(field.data_type(), self.len()))
-            };
-            let nulls: UInt64Array = bounds.iter().map(|(_, _, nulls)| *nulls).collect();
-            Known {
-                min: collect(&|(min, _, _)| min.clone()),
-                max: collect(&|(_, max, _)| max.clone()),
-                nulls: Arc::new(nulls),
+            let bounds = (0..).take(self.len()).map(|segment| self.bounds(segment, column));
+            let (mut min, mut max, mut nulls) = (Vec::new(), Vec::new(), Vec::new());
+            for (smallest, largest, null_count) in bounds {
+                min.push(smallest);
+                max.push(largest);
+                nulls.push(null_count);
             }
+            let array = |values: Vec<ScalarValue>| {
+                let values = ScalarValue::iter_to_array(values).ok();
+                let values = values.filter(|values| values.data_type() == field.data_type());
+                values.unwrap_or_else(|| new_null_array(field.data_type(), self.len()))
+            };
+            Known { min: array(min), max: array(max), nulls: Arc::new(UInt64Array::from(nulls)) }
         })
     }
 
@@ -258,5 +260,6 @@ impl PruningStatistics for Statistics<'_> {
 
 /// Whether comparing values of a type can be relied on to agree with what footers and zones say of them.
 pub(super) fn is_plainly_ordered(data_type: &DataType) -> bool {
-    data_type.is_integer() || data_type.is_temporal() || data_type.is_decimal() || data_type.is_string()
+    let is_date_or_time = data_type.is_temporal() && !matches!(data_type, DataType::Interval(_));
+    data_type.is_integer() || is_date_or_time || data_type.is_decimal() || data_type.is_string()
 }

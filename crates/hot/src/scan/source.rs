@@ -16,7 +16,9 @@ use datafusion::logical_expr::Operator;
 use datafusion::physical_expr::expressions::{BinaryExpr, Column, DynamicFilterTracking};
 use datafusion::physical_expr::projection::{ProjectionExpr, ProjectionExprs};
 use datafusion::physical_expr::utils::{collect_columns, conjunction};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr};
+use datafusion::physical_expr::{
+    EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr, split_conjunction,
+};
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::execution_plan::SchedulingType;
@@ -24,11 +26,12 @@ use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, Push
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 
+use super::access::Scan;
 use super::estimate;
 use super::queue::{Executions, Queue};
 use super::rows::coded_type;
 use super::segments::Segments;
-use super::stream::{Scan, stream};
+use super::stream::stream;
 use crate::cache::Cache;
 
 pub use super::estimate::Outlook;
@@ -152,7 +155,7 @@ impl HotSource {
     pub fn columns(&self) -> Vec<usize> {
         let mut columns = self.projection.column_indices();
         let filters = self.filters.iter().chain(&self.dynamic);
-        columns.extend(filters.flat_map(|filter| collect_columns(filter)).map(|column| column.index()));
+        columns.extend(filters.flat_map(collect_columns).map(|column| column.index()));
         columns.sort_unstable();
         columns.dedup();
         columns
@@ -226,7 +229,10 @@ impl HotSource {
     fn queue(&self, segments: impl IntoIterator<Item = u32>) -> Queue {
         let filters = !self.filters.is_empty() || !self.dynamic.is_empty();
         let most = if filters { FILTERED_MORSEL_ROWS } else { MORSEL_ROWS };
-        let share = self.rows() / (self.partitions * TURNS);
+        let share = match self.partitions {
+            1 => most,
+            partitions => self.rows() / (partitions * TURNS),
+        };
         Queue::new(segments, share.clamp(ROWS_PER_PARTITION, most), self.fetch)
     }
 
@@ -384,7 +390,7 @@ impl DataSource for HotSource {
                     PushedDown::No
                 }
                 Some(of_table) => {
-                    taken.extend(datafusion::physical_expr::split_conjunction(&of_table).into_iter().cloned());
+                    taken.extend(split_conjunction(&of_table).into_iter().cloned());
                     PushedDown::Yes
                 }
             });

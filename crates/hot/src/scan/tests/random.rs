@@ -184,6 +184,7 @@ fn answers_are_those_of_the_files() {
         let hot = session(Arc::new(hot), u.int_in_range(1..=3)?, batch_size);
         for _ in 0..6 {
             let (sql, ordered) = query(u)?;
+            let limit = u.int_in_range(0..=300)?;
             let (expected, got) = runtime.block_on(async { (answer(&plain, &sql).await, answer(&hot, &sql).await) });
             let (mut expected, mut got) = match (expected, got) {
                 (Ok(expected), Ok(got)) => (expected, got),
@@ -196,6 +197,12 @@ fn answers_are_those_of_the_files() {
                 got.sort();
             }
             assert_eq!(expected, got, "{sql}");
+            if !ordered {
+                let sql = format!("{sql} limit {limit}");
+                let some = runtime.block_on(answer(&hot, &sql)).expect("what was answered without a limit");
+                assert_eq!(some.len(), limit.min(expected.len()), "{sql}");
+                assert!(some.iter().all(|row| expected.binary_search(row).is_ok()), "{sql}");
+            }
         }
         Ok(())
     };

@@ -101,7 +101,7 @@ async fn a_topk_leaves_out_row_groups_without_looking_at_them() {
     let plan = plan(&context, "select id from t order by id desc limit 3").await;
     let batches = collect(plan.clone(), context.task_ctx()).await.expect("rows");
     assert_eq!(texts(&batches), ["39999", "39998", "39997"]);
-    assert_eq!(counted(&leaf(&plan), "morsels_hot") + counted(&leaf(&plan), "morsels_pruned"), 8);
+    assert_eq!((counted(&leaf(&plan), "morsels_hot"), counted(&leaf(&plan), "morsels_pruned")), (1, 3));
     assert!(counted(&leaf(&plan), "rows_scanned") <= 16_384, "{}", counted(&leaf(&plan), "rows_scanned"));
 }
 

@@ -1,0 +1,144 @@
+//! Gets the rows of segments: from memory, into memory, or from their files.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetAccessPlan;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::source::DataSource;
+use datafusion::error::Result;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::expressions::Column as ColumnExpr;
+use datafusion::physical_expr::projection::ProjectionExprs;
+use datafusion::physical_expr::utils::{collect_columns, conjunction};
+
+use super::filter::Conjuncts;
+use super::rows::{Output, Rows, Values};
+use super::source::HotSource;
+use crate::column::Column;
+use crate::key::ColumnKey;
+
+/// What all partitions of a scan do alike.
+pub(super) struct Scan {
+    pub(super) source: HotSource,
+    /// The columns of the table that are looked at, ascending.
+    pub(super) needed: Arc<[usize]>,
+    pub(super) conjuncts: Conjuncts,
+    pub(super) output: Output,
+}
+
+impl Scan {
+    /// The scan of `source`, whose batches have `schema`.
+    pub(super) fn new(source: &HotSource, schema: &SchemaRef) -> Result<Self> {
+        let needed: Arc<[usize]> = source.columns().into();
+        let conjuncts = Conjuncts::new(&source.filters, source.segments.schema(), &needed)?;
+        let place = |output: usize| source.column_of(output).and_then(|column| needed.binary_search(&column).ok());
+        let columns = source.coded().iter().enumerate();
+        let columns = columns.filter_map(|(output, coded)| Some((place(output)?, *coded))).collect();
+        let output = Output { schema: schema.clone(), columns };
+        Ok(Self { source: source.clone(), needed, conjuncts, output })
+    }
+
+    /// The keys of the needed columns that the file of a segment stores, each with its place among those needed.
+    fn keys(&self, segment: u32) -> (Vec<usize>, Vec<ColumnKey>) {
+        let segments = &self.source.segments;
+        let (file, row_group) = (segments.file_of(segment), segments.get(segment).row_group);
+        let key = |(place, column): (usize, &usize)| {
+            let data_type = segments.schema().field(*column).data_type();
+            Some((place, file.column(row_group, *column, data_type)?))
+        };
+        self.needed.iter().enumerate().filter_map(key).unzip()
+    }
+
+    /// The rows of a segment of which those columns that its file stores are `columns`, in the order of their `places`.
+    /// `None` = no row can pass.
+    fn rows(&self, segment: u32, places: &[usize], columns: &[Arc<Column>]) -> Option<Rows> {
+        let segments = &self.source.segments;
+        let stored = |place: usize| places.binary_search(&place).ok().and_then(|at| columns.get(at));
+        let values = self.needed.iter().enumerate().map(|(place, column)| match stored(place) {
+            Some(stored) => Values::new(&stored.data, segments.schema().field(*column).data_type()),
+            None => Values::Constant(segments.constant(segment, *column).expect("a column is stored or has one value")),
+        });
+        let values = values.collect();
+        let len = segments.get(segment).rows;
+        let mut rows = Rows::new(segment, len, values);
+        rows.held = columns.to_vec();
+        self.conjuncts.narrow(&mut rows, |place| stored(place).is_some_and(|column| column.zone.sorted));
+        (!rows.range.is_empty()).then_some(rows)
+    }
+
+    /// The rows of a segment if all that is needed is in memory.
+    pub(super) fn look(&self, segment: u32) -> Result<Option<Rows>, u32> {
+        let (places, keys) = self.keys(segment);
+        let columns = match keys.is_empty() {
+            true => Vec::new(),
+            false => self.source.cache.get(&self.source.table, &keys).ok_or(segment)?,
+        };
+        Ok(self.rows(segment, &places, &columns))
+    }
+
+    /// The rows of a segment, got into memory; `Err` = it is to be read from its file.
+    pub(super) async fn load(&self, segment: u32) -> Result<Result<Option<Rows>, u32>> {
+        // Few rows are read from the file faster than a whole row group is decoded.
+        let few = |fetch| fetch < self.source.segments.get(segment).rows && self.conjuncts.is_empty();
+        if self.source.fetch.is_some_and(few) {
+            return Ok(Err(segment));
+        }
+        let (places, keys) = self.keys(segment);
+        let loader = &self.source.segments.file_of(segment).loader;
+        let columns = self.source.cache.get_or_load(&self.source.table, loader, &keys).await?;
+        Ok(columns.map(|columns| self.rows(segment, &places, &columns)).ok_or(segment))
+    }
+
+    /// The rows of a segment of which it is not known that they do not pass, `Some(None)` = no such row, if all that is
+    /// needed is in memory. Nothing is counted.
+    pub(super) fn peek(&self, segment: u32) -> Option<Option<Rows>> {
+        let (places, keys) = self.keys(segment);
+        let columns = keys.iter().map(|key| self.source.cache.peek(key)).collect::<Option<Vec<_>>>()?;
+        Some(self.rows(segment, &places, &columns))
+    }
+
+    /// How many of the rows `range` pass the filters that are known beforehand.
+    pub(super) fn count(&self, rows: &Rows, range: Range<usize>) -> Result<usize> {
+        let (_, mask) = self.conjuncts.clone().passing(rows, &range, usize::MAX, None)?;
+        Ok(mask.map_or(range.len(), |mask| mask.count_set_bits()))
+    }
+
+    /// The needed columns of a segment, as its file has them, by the scan there would be without the cache.
+    pub(super) fn read(&self, segment: u32, context: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
+        let HotSource { base, segments, .. } = &self.source;
+        let mut source = base.file_source().clone();
+        let filters = self.source.filters.iter().chain(&self.source.dynamic).filter(|filter| self.is_trusted(filter));
+        let filters: Vec<_> = filters.cloned().collect();
+        if let Some(parquet) = source.downcast_ref::<ParquetSource>().filter(|_| !filters.is_empty()) {
+            source = Arc::new(parquet.with_predicate(conjunction(filters)));
+        }
+        let columns = ProjectionExprs::from_indices(&self.needed, segments.schema());
+        let source = source.try_pushdown_projection(&columns)?.unwrap_or(source);
+        let row_groups = segments.file_of(segment).rows.len();
+        let mut plan = ParquetAccessPlan::new_none(row_groups);
+        plan.scan(segments.get(segment).row_group as usize);
+        let mut file: PartitionedFile = segments.scan_of(segment).clone().with_extension(plan);
+        // They are of the whole file, and of floats not to be trusted.
+        file.statistics = None;
+        // With a filter it is not known how many rows it takes to find those that are wanted.
+        let limit = self.source.fetch.filter(|_| self.conjuncts.is_empty() && self.source.dynamic.is_empty());
+        let config = FileScanConfigBuilder::new(base.object_store_url.clone(), source)
+            .with_limit(limit)
+            .with_file_groups(vec![FileGroup::new(vec![file])])
+            .with_expr_adapter(base.expr_adapter_factory.clone())
+            .build();
+        config.open(0, context.clone())
+    }
+
+    /// Whether a file's own statistics may be asked about a filter: those of floats leave out NaN, which is larger than all
+    /// other numbers here.
+    fn is_trusted(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
+        let schema = self.source.segments.schema();
+        let is_float = |column: &ColumnExpr| schema.field(column.index()).data_type().is_floating();
+        !collect_columns(filter).iter().any(is_float)
+    }
+}
