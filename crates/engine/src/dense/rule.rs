@@ -10,6 +10,7 @@ use datafusion::common::{Result, Statistics};
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::utils::collect_columns;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
+use datafusion::physical_optimizer::topk_aggregation::TopKAggregation;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode};
 use datafusion::physical_plan::statistics::{StatisticsArgs, StatisticsContext};
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
@@ -41,6 +42,9 @@ impl PhysicalOptimizerRule for DenseAggregates {
             return Ok(plan);
         }
         let room = fit.map_or(usize::MAX, |fit| fit.room / PART);
+        // The first groups by their key, or by the least or greatest value, need no more than as many groups: DataFusion
+        // marks these aggregates with a limit, but not until later.
+        let plan = TopKAggregation::new().optimize(plan, options)?;
         plan.transform_up(|node| {
             let aggregate = node.downcast_ref::<AggregateExec>();
             match aggregate.map(|aggregate| dense(aggregate, room)).transpose()?.flatten() {

@@ -449,6 +449,21 @@ async fn a_plan_stays_as_it_is_where_tables_would_take_too_much() {
 }
 
 #[tokio::test]
+async fn first_groups_by_their_greatest_value_are_all_that_is_kept() {
+    let table = numbers(2, 2_000);
+    for (order, replaced) in [("max(v) DESC NULLS LAST", false), ("max(v) NULLS LAST, k", true), ("k", true)] {
+        let sql = format!("SELECT k, max(v) FROM t GROUP BY k ORDER BY {order} LIMIT 7");
+        let context = table.context(Some(Claim::True), None, 1 << 30);
+        let (answer, plan) = rows(&context, &sql).await.expect("it runs");
+        let (expected, _) = rows(&table.context(None, None, 1 << 30), &sql).await.expect("it runs");
+        assert_eq!(dense(&plan).is_some(), replaced, "{sql}");
+        assert_eq!(answer.len(), expected.len());
+        // Which of two equal ones is the last is for the other to choose.
+        assert!(!replaced || answer == expected, "{sql}");
+    }
+}
+
+#[tokio::test]
 async fn outputs_can_be_read_one_after_the_other_and_once() {
     let context = numbers(3, 15_000).context(Some(Claim::True), None, 1 << 30);
     let plan = context.sql("SELECT k, sum(v) FROM t GROUP BY k").await.expect("it plans");
