@@ -138,9 +138,10 @@ mod tests {
 
     #[test]
     fn few_values_are_stored_once() {
-        let long = |i: usize| (i % 7 != 0).then(|| format!("a string too long for a view, {}", i % 20));
+        let long = |i: usize| (!i.is_multiple_of(7)).then(|| format!("a string too long for a view, {}", i % 20));
         for (distinct, code) in [(20, DataType::UInt8), (256, DataType::UInt8), (257, DataType::UInt16)] {
-            let text = |i: usize| (i % 7 != 0).then(|| format!("a string too long for a view, {}", i % distinct));
+            let text =
+                |i: usize| (!i.is_multiple_of(7)).then(|| format!("a string too long for a view, {}", i % distinct));
             let coded = check(&strings((0..20_000).map(text)));
             assert_eq!(coded.data_type(), &DataType::Dictionary(Box::new(code), Box::new(DataType::Utf8View)));
             let values = coded.as_any_dictionary().values();

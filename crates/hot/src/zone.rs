@@ -130,8 +130,8 @@ fn bound(value: ScalarValue, zero: f32) -> Option<ScalarValue> {
         ScalarValue::Float16(Some(float)) if float.to_f32() == 0.0 => {
             ScalarValue::from(zero).cast_to(&DataType::Float16).ok()
         }
-        ScalarValue::Float32(Some(float)) if float == 0.0 => Some(ScalarValue::Float32(Some(zero))),
-        ScalarValue::Float64(Some(float)) if float == 0.0 => Some(ScalarValue::Float64(Some(zero.into()))),
+        ScalarValue::Float32(Some(0.0)) => Some(ScalarValue::Float32(Some(zero))),
+        ScalarValue::Float64(Some(0.0)) => Some(ScalarValue::Float64(Some(zero.into()))),
         ScalarValue::Utf8View(Some(text)) | ScalarValue::Utf8(Some(text)) if text.len() > TEXT_MAX => None,
         value => Some(value),
     }

@@ -23,7 +23,7 @@ fn every_type(rows: usize, seed: u64) -> RecordBatch {
     let mut ints = |below: u64, nulls: bool| -> ArrayRef {
         let next = |_| {
             let number = random.next().unwrap() % below;
-            (!nulls || random.next().unwrap() % 5 > 0).then_some(number as i64)
+            (!nulls || !random.next().unwrap().is_multiple_of(5)).then_some(number as i64)
         };
         Arc::new((0..rows).map(next).collect::<Int64Array>())
     };

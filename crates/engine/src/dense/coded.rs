@@ -31,9 +31,13 @@ pub(super) fn coded(plan: &Arc<dyn ExecutionPlan>, columns: &[usize]) -> Result<
         None
     };
     let (Some(below), Some(child)) = (below, plan.children().first().copied()) else { return Ok(None) };
-    let child = coded(child, &below)?;
+    let Some(child) = coded(child, &below)? else { return Ok(None) };
+    if let Some(projection) = plan.downcast_ref::<ProjectionExec>() {
+        // With another child it would keep the types of its columns.
+        return Ok(Some(Arc::new(ProjectionExec::try_new(projection.expr().to_vec(), child)?)));
+    }
     let options = ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute);
-    child.map(|child| Arc::clone(plan).replace_children(vec![child], options)).transpose()
+    Arc::clone(plan).replace_children(vec![child], options).map(Some)
 }
 
 /// Where these columns come from, if they are passed on as they are, and nothing else is made of them.

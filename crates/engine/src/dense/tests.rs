@@ -585,6 +585,11 @@ async fn strings_of_hot_tables_are_grouped_by_their_codes() {
         ("SELECT short, count(*) FROM t WHERE few LIKE '%3' GROUP BY short HAVING count(*) > 3", "coded"),
         ("SELECT s, count(*) FROM (SELECT short AS s, id FROM t WHERE id % 3 = 1) WHERE id > 7 GROUP BY s", "coded"),
         ("SELECT DISTINCT few FROM t", "coded"),
+        // What both sums begin with is computed once, below.
+        (
+            "SELECT few, sum(id * (1 - small)), sum(id * (1 - small) * (1 + small)) FROM t WHERE small <= 90 GROUP BY few",
+            "coded",
+        ),
         ("SELECT short, few FROM (SELECT few, short FROM t GROUP BY few, short) ORDER BY few, short LIMIT 5", "coded"),
         // They are looked at as strings too, but in the one that is computed from its key.
         ("SELECT few, max(few), count(*) FROM t GROUP BY few", "mode="),
