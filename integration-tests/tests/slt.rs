@@ -129,48 +129,59 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
+/// Twice: with tables read from their files, and with the cache of hot tables (label `hot`).
 #[test]
 fn same_files_same_answers() {
     support::run(async {
-        let server = Server::start(data::folder(), |config| {
-            config.catalog.views =
-                data::VIEWS.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned())).collect();
-        })
-        .await;
-        let mut failures = Vec::new();
-        for file in files() {
-            let mut in_process = Runner::new(|| async {
-                let id = SessionId(rand_id());
-                let session = server.running.engine().session(id, &Principal::anonymous());
-                Ok(InProcess { engine: Arc::clone(server.running.engine()), session })
-            });
-            in_process.with_column_validator(strict_column_validator);
-            if std::env::var_os("UPDRAFT_SLT_UPDATE").is_some() {
-                let update = in_process.update_test_file(
-                    &file,
-                    " ",
-                    sqllogictest::default_validator,
-                    sqllogictest::default_normalizer,
-                    strict_column_validator,
-                );
-                update.await.unwrap();
-                continue;
-            }
-            let mut over_flight = Runner::new(|| async { Ok(OverFlight { client: server.client().await }) });
-            over_flight.with_column_validator(strict_column_validator);
-            let name = file.file_name().unwrap().to_str().unwrap();
-            if let Err(error) = in_process.run_file_async(&file).await {
-                failures.push(format!("{name}, in process: {}", error.display(false)));
-            }
-            if let Err(error) = over_flight.run_file_async(&file).await {
-                failures.push(format!("{name}, over Flight: {}", error.display(false)));
-            }
-        }
+        let mut failures = check(None).await;
+        failures.extend(check(Some("hot")).await);
         assert!(failures.is_empty(), "{} failures\n{}", failures.len(), failures.join("\n\n"));
-        assert_eq!(server.running.engine().running(), 0);
-        assert_eq!(server.running.engine().memory_reserved(), 0);
-        server.running.stop().await.unwrap();
     });
+}
+
+async fn check(label: Option<&str>) -> Vec<String> {
+    let server = Server::start(data::folder(), |config| {
+        config.catalog.views = data::VIEWS.iter().map(|(name, sql)| ((*name).to_owned(), (*sql).to_owned())).collect();
+        config.hot.memory_limit = label.is_none().then(|| "0B".parse().unwrap());
+    })
+    .await;
+    let mut failures = Vec::new();
+    for file in files() {
+        let mut in_process = Runner::new(|| async {
+            let id = SessionId(rand_id());
+            let session = server.running.engine().session(id, &Principal::anonymous());
+            Ok(InProcess { engine: Arc::clone(server.running.engine()), session })
+        });
+        in_process.with_column_validator(strict_column_validator);
+        if std::env::var_os("UPDRAFT_SLT_UPDATE").is_some() {
+            let update = in_process.update_test_file(
+                &file,
+                " ",
+                sqllogictest::default_validator,
+                sqllogictest::default_normalizer,
+                strict_column_validator,
+            );
+            update.await.unwrap();
+            continue;
+        }
+        let mut over_flight = Runner::new(|| async { Ok(OverFlight { client: server.client().await }) });
+        over_flight.with_column_validator(strict_column_validator);
+        if let Some(label) = label {
+            in_process.add_label(label);
+            over_flight.add_label(label);
+        }
+        let name = format!("{} {}", file.file_name().unwrap().to_str().unwrap(), label.unwrap_or("cold"));
+        if let Err(error) = in_process.run_file_async(&file).await {
+            failures.push(format!("{name}, in process: {}", error.display(false)));
+        }
+        if let Err(error) = over_flight.run_file_async(&file).await {
+            failures.push(format!("{name}, over Flight: {}", error.display(false)));
+        }
+    }
+    assert_eq!(server.running.engine().running(), 0);
+    assert_eq!(server.running.engine().memory_reserved(), 0);
+    server.running.stop().await.unwrap();
+    failures
 }
 
 fn rand_id() -> [u8; 16] {

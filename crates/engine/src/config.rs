@@ -59,7 +59,8 @@ pub struct Config {
     /// needs is not free it is split less, whatever this says. A session can lower or raise it.
     #[schemars(with = "String")]
     pub target_partitions: Partitions,
-    /// Rows per batch between operators. Larger suits wide scans; smaller suits tight memory.
+    /// Rows per batch between operators. Larger suits wide scans; smaller suits tight memory. Where rows only pass
+    /// through to the client there are up to eight times as many, unless a session has set it.
     pub batch_size: usize,
     /// Threads that run heavy queries, and as many that plan and run light ones; these the system lets go first.
     /// 0 = one per core.

@@ -147,7 +147,11 @@ pub(crate) async fn fit(
         Partitions::Count(count) => count,
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
     };
-    let batch_size = size.batch_rows(settings.batch_size);
+    // What a session has set, it gets.
+    let batch_size = match settings.batch_size == engine.config().batch_size {
+        true => size.batch_rows(settings.batch_size),
+        false => size.batch_rows(settings.batch_size).min(settings.batch_size),
+    };
     let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {
@@ -248,7 +252,7 @@ impl Fitted {
         let fan_in = self.footprint.merge_fan_in(room, fan_in);
         let sort_reservation = self.footprint.sort_reservation(room);
         let spills = spill.disk_manager().with_max_spill_merge_fan_in(fan_in);
-        let context = engine.task_context(&self.config, memory, spills, sort_reservation)?;
+        let context = engine.task_context(&self.plan, &self.config, memory, spills, sort_reservation)?;
         run.attempt(Attempt {
             queue_time: permit.waited(),
             partitions: self.shape.partitions,

@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::config::{ConfigNonZeroUsize, ConfigOptions};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::GreedyMemoryPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::execution::{FunctionRegistry, SessionState, TaskContext};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::streaming::StreamingTableExec;
 use datafusion::prelude::SessionConfig;
 use updraft_catalog::Catalog;
 
@@ -99,8 +102,12 @@ impl Engine {
 
     /// What a run of a query executes with: the shared runtime, with memory and spill space of its own, of which each
     /// sort sets `sort_reservation` bytes aside, or what the operator said if that is less.
+    ///
+    /// # Errors
+    /// What DataFusion says of the spill space.
     pub(crate) fn task_context(
         &self,
+        plan: &Arc<dyn ExecutionPlan>,
         config: &SessionConfig,
         memory: Arc<QueryMemory>,
         spill: DiskManagerBuilder,
@@ -116,12 +123,26 @@ impl Engine {
             config.options_mut().execution.sort_spill_reservation_bytes = sort_reservation;
         }
         let session = self.template.session_id().to_owned();
-        // Operators have the functions they call; only a plan that is decoded would look for one here.
+        // Operators have the functions they call, and copying all there are takes longer than many a query.
+        if lists_functions(plan)? {
+            let all = TaskContext::from(&self.template);
+            return Ok(Arc::new(all.with_session_config(config).with_runtime(Arc::new(runtime))));
+        }
         let (scalar, higher_order) = (HashMap::new(), HashMap::new());
         let (aggregate, window) = (HashMap::new(), HashMap::new());
         let runtime = Arc::new(runtime);
         Ok(Arc::new(TaskContext::new(None, session, config, scalar, higher_order, aggregate, window, runtime)))
     }
+}
+
+/// Whether a table of `information_schema` is read: some list functions, and nothing else of ours streams tables.
+fn lists_functions(plan: &Arc<dyn ExecutionPlan>) -> Result<bool, Error> {
+    let mut lists = false;
+    plan.apply(|node| {
+        lists |= node.is::<StreamingTableExec>();
+        Ok(if lists { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(lists)
 }
 
 fn batch_size(rows: usize) -> ConfigNonZeroUsize {

@@ -127,7 +127,9 @@ impl HotSource {
 
     /// The same scan of at most `rows` rows, any of them; `None` = of all.
     pub fn with_rows(&self, rows: Option<usize>) -> Self {
-        Self { fetch: rows, ..self.fresh() }
+        let mut source = Self { fetch: rows, ..self.fresh() };
+        source.partitions = source.worth(self.partitions);
+        source
     }
 
     /// The same scan, which gives the strings of `columns` (of its output) as `Dictionary(UInt32, Utf8View)`: as codes,
@@ -202,6 +204,7 @@ impl HotSource {
     /// As many of `partitions` as are worth it for the rows that may pass.
     fn worth(&self, partitions: usize) -> usize {
         let rows = if self.filters.is_empty() { self.rows() } else { estimate::rows_and_share(self).0 };
+        let rows = rows.min(self.fetch.unwrap_or(usize::MAX));
         partitions.min(rows.div_ceil(ROWS_PER_PARTITION)).max(1)
     }
 
