@@ -11,14 +11,19 @@ use datafusion::physical_plan::{ExecutionPlan, execution_plan::CardinalityEffect
 /// What a value of no known width is taken for: a string of some length, and its view.
 const VALUE_BYTES: usize = 32;
 
+/// What such a value is taken for when it must not be too little.
+const VALUE_BYTES_MOST: usize = 1 << 10;
+
 /// How many bytes `plan` is thought to give; `None` when nothing is known of its tables.
 pub(super) fn likely(plan: &dyn ExecutionPlan) -> Option<usize> {
     Some(likely_rows(plan)?.saturating_mul(row_bytes(plan)))
 }
 
-/// How many bytes `plan` gives at most; `None` when that cannot be said.
+/// How many bytes `plan` gives at most, if its strings are not very long; `None` when that cannot be said.
 pub(super) fn at_most(plan: &dyn ExecutionPlan) -> Option<usize> {
-    Some(rows_at_most(plan)?.saturating_mul(row_bytes(plan)))
+    let schema = plan.schema();
+    let row = schema.fields().iter().map(|field| bytes_of(field.data_type(), VALUE_BYTES_MOST)).sum::<usize>();
+    Some(rows_at_most(plan)?.saturating_mul(row.max(1)))
 }
 
 /// DataFusion's estimate, or that of the largest input: most joins are along a key.
@@ -76,11 +81,16 @@ pub(super) fn row_bytes(plan: &dyn ExecutionPlan) -> usize {
 
 /// Bytes of one value in memory, about.
 pub(super) fn value_bytes(data_type: &DataType) -> usize {
+    bytes_of(data_type, VALUE_BYTES)
+}
+
+/// Bytes of one value in memory, `unknown` where its type does not say.
+fn bytes_of(data_type: &DataType, unknown: usize) -> usize {
     match data_type {
         DataType::Boolean | DataType::Null => 1,
-        DataType::FixedSizeBinary(size) => usize::try_from(*size).unwrap_or(VALUE_BYTES),
-        DataType::Struct(fields) => fields.iter().map(|field| value_bytes(field.data_type())).sum(),
-        DataType::Dictionary(key, _) => value_bytes(key),
-        other => other.primitive_width().unwrap_or(VALUE_BYTES),
+        DataType::FixedSizeBinary(size) => usize::try_from(*size).unwrap_or(unknown),
+        DataType::Struct(fields) => fields.iter().map(|field| bytes_of(field.data_type(), unknown)).sum(),
+        DataType::Dictionary(key, _) => bytes_of(key, unknown),
+        other => other.primitive_width().unwrap_or(unknown),
     }
 }

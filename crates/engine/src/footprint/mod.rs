@@ -29,8 +29,8 @@ use operators::PER_RUN;
 
 pub(crate) use shape::{ScanSize, Shape, ladder, partitions_for, scan_size};
 
-/// Below these a scan is tiny: it is over in some milliseconds.
-const TINY_BYTES: u64 = 1 << 20;
+/// Below these a scan is tiny: one row group as many writers make them, which is read in some ten milliseconds.
+const TINY_BYTES: u64 = 8 << 20;
 const TINY_ROWS: u64 = 200_000;
 /// The same for files that are compressed as a whole, and may hold a thousand times as much.
 const TINY_PACKED_BYTES: u64 = 64 << 10;
