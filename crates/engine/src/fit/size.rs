@@ -79,6 +79,12 @@ pub(super) fn row_bytes(plan: &dyn ExecutionPlan) -> usize {
     plan.schema().fields().iter().map(|field| value_bytes(field.data_type())).sum::<usize>().max(1)
 }
 
+/// Whether the bytes of a row are guessed: some of its types do not say.
+pub(super) fn is_guessed(plan: &dyn ExecutionPlan) -> bool {
+    let schema = plan.schema();
+    schema.fields().iter().any(|field| bytes_of(field.data_type(), 0) != bytes_of(field.data_type(), 1))
+}
+
 /// Bytes of one value in memory, about.
 pub(super) fn value_bytes(data_type: &DataType) -> usize {
     bytes_of(data_type, VALUE_BYTES)
