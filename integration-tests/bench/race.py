@@ -78,7 +78,7 @@ def exact_ms(seconds):
     return round(seconds * 1e3, 3)
 
 
-def race(field, statements, oracle, arguments, cache=lambda: None):
+def race(field, statements, oracle, arguments, cache=lambda: None, warm_ups=WARM_UPS):
     """{"rows": one for each statement, "hot": hits and misses of all runs but the first, "foreign_cores"}. `oracle` answers a statement."""
     order, foreign, rows, hits = random.Random(arguments.seed), Foreign(), [], {"hits": 0, "misses": 0}
     for statement in statements:
@@ -87,7 +87,7 @@ def race(field, statements, oracle, arguments, cache=lambda: None):
         gc.disable()
         heat.round(order, counted=False)
         before = cache()
-        for _ in range(1, WARM_UPS):
+        for _ in range(1, warm_ups):
             heat.round(order, counted=False)
         begin, rounds = time.monotonic(), 0
         while rounds < arguments.rounds or (rounds < arguments.rounds * ROUNDS_MORE and time.monotonic() - begin < arguments.seconds):

@@ -46,7 +46,7 @@ def count(text):
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    several = {"all": "every experiment, in some 25 minutes", "smoke": "the part that CI runs: under a minute, fails on a wrong answer or a crash, never on a time"}
+    several = {"all": "every experiment, in some 45 minutes", "smoke": "the part that CI runs: a minute or two, fails on a wrong answer or a crash, never on a time"}
     for name, text in {**EXPERIMENTS, **several}.items():
         c = commands.add_parser(name, help=text, description=text)
         c.add_argument("--rows", type=count, nargs="+", metavar="N", help="sizes of the table of ten columns, such as 1e5 1e6 [fits the experiment]")
@@ -54,8 +54,9 @@ def parser():
         c.add_argument("--scale", type=float, help="of TPC-H; 1 is 6 million rows of lineitem [fits the experiment]")
         c.add_argument("--rounds", type=int, help="the least number of rounds [fits the experiment]")
         c.add_argument("--seconds", type=float, help="quick statements get up to five times as many rounds within this time [fits the experiment]")
-        c.add_argument("--queries", type=int, help="skew: how many queries [2000]")
-        c.add_argument("--clients", type=count, nargs="+", metavar="N", help="clients: how many at once [1 4 16 64]")
+        c.add_argument("--queries", type=int, help="how many queries, or statements that are prepared or planned [fits the experiment]")
+        c.add_argument("--pages", nargs="+", choices=("warm", "dropped"), help="cold: whether the kernel holds the files, or has to read them too [both]")
+        c.add_argument("--clients", type=count, nargs="+", metavar="N", help="how many at once; connections: idle, busy and streaming ones [fits the experiment]")
         c.add_argument("--only", nargs="+", choices=list(contenders.NAMES), default=list(contenders.NAMES), metavar="NAME", help=f"of {', '.join(contenders.NAMES)} [all]")
         c.add_argument("--seed", type=int, default=1, help="the order in which the contenders run, and the skewed load, follow from it [1]")
         c.add_argument("--budget", type=size, help="engine.memory_limit [fits the experiment]")

@@ -17,12 +17,12 @@ SMOKE = {
     "preload": {"rows": [10_000], "rounds": 1},
     "memory": {"rows": [100_000], "scale": 0.01},
     "repeated": {"rows": [10_000], "rounds": 1, "seconds": 0.0},
-    "wire": {"rows": [100_000], "rounds": 1},
-    "cold": {"rows": [10_000], "scale": 0.01, "rounds": 1, "seconds": 0.0},
+    "wire": {"rows": [10_000], "rounds": 1},
+    "cold": {"rows": [10_000], "scale": 0.01, "rounds": 1, "seconds": 0.0, "pages": ["dropped"]},
     "latency": {"rounds": 20},
     "clients": {"rows": [10_000], "clients": [4], "rounds": 1, "seconds": 1.0},
-    "connections": {"rows": [100_000], "clients": [100, 10, 8], "queries": 100, "seconds": 0.5},
-    "misuse": {"rows": [1_000_000], "clients": [5], "queries": 100, "seconds": 0.5},
+    "connections": {"rows": [10_000], "clients": [100, 10, 8], "queries": 50, "seconds": 0.5},
+    "misuse": {"rows": [300_000], "clients": [5], "queries": 30, "seconds": 0.5},
 }
 
 

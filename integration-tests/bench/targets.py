@@ -103,12 +103,14 @@ def processor(figures):
 
 
 def cold_total(figures):
+    if figures["scale"] != 1 or "warm" not in figures["ways"]:
+        return None
     of = figures["ways"]["warm"]["tpch"]["total"]
-    return (of["ratio"], f"{of['ms']:,.0f} ms against {of['updraft_ms']:,.0f} ms, {of['statements']} queries") if figures["scale"] == 1 and of["ratio"] else None
+    return (of["ratio"], f"{of['ms']:,.0f} ms against {of['updraft_ms']:,.0f} ms, {of['statements']} queries") if of["ratio"] else None
 
 
 def cold_mean(figures):
-    of = figures["ways"]["warm"]["eight"]["ratios"].get("duckdb-parquet")
+    of = figures["ways"]["warm"]["eight"]["ratios"].get("duckdb-parquet") if "warm" in figures["ways"] else None
     return (of["mean"], f"{min(of['each'], key=of['each'].get)}: {min(of['each'].values()):.2f}") if of else None
 
 

@@ -50,8 +50,9 @@ Neither engine holds anything of the files: no columns, footers or plans of earl
 cache, then without.
 """
     ]
-    for way, what in (("warm", "Pages held by the kernel"), ("dropped", "Pages dropped")):
-        eight, tpch = figures["ways"][way]["eight"], figures["ways"][way]["tpch"]
+    for way, of_way in figures["ways"].items():
+        what = {"warm": "Pages held by the kernel", "dropped": "Pages dropped"}[way]
+        eight, tpch = of_way["eight"], of_way["tpch"]
         mean = lambda name: f"{eight['ratios'][name]['mean']:.2f}" if name in eight["ratios"] else ""  # noqa: B023, E731
         parts += [f"### {what}: eight queries, {figures['rows']:,} rows\n\n" + races(eight["rows"], "geometric mean", mean), others(eight)]
         of = tpch["total"]

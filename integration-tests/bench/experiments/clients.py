@@ -3,6 +3,7 @@
 import contextlib
 import random
 
+import pyarrow as pa
 from pyarrow import flight
 
 import answers
@@ -39,8 +40,14 @@ def wrong(address, dialect, folder):
     """What a server answers wrong of the mix, in words."""
     with contenders.oracle(folder) as oracle, flight.FlightClient(address) as client:
         query = contenders.over_flight(client, contenders.text) if dialect == "flight" else contenders.over_flight(client)
-        found = ((statement.name, answers.difference(query(statement.sql), answers.answer(oracle(statement.sql), statement.ordered))) for statement in MIX)
-        return [f"{name}: {words}" for name, words in found if words]
+        found = []
+        for statement in MIX:
+            try:
+                words = answers.difference(query(statement.sql), answers.answer(oracle(statement.sql), statement.ordered))
+            except (flight.FlightError, pa.ArrowException) as error:
+                words = str(error).splitlines()[0][:200]
+            found += [f"{statement.name}: {words}"] if words else []
+        return found
 
 
 def joined(parts):

@@ -19,7 +19,7 @@ from statements import EIGHT, tpch_at
 from experiments.eight import peers
 from experiments.tpch import total
 
-DEFAULTS = {"rows": [10**7], "scale": 1.0, "rounds": 3, "seconds": 0.0}
+DEFAULTS = {"rows": [10**7], "scale": 1.0, "rounds": 3, "seconds": 0.0, "pages": ["warm", "dropped"]}
 NAMES = ("updraft", "duckdb-parquet")
 
 
@@ -73,12 +73,13 @@ def cold(arguments, folder, statements, page_cache):
     with contextlib.ExitStack() as stack:
         field = [stack.enter_context(fresh_updraft(arguments, folder, page_cache)), stack.enter_context(fresh_duckdb(folder, page_cache))]
         oracle = stack.enter_context(contenders.oracle(folder))
-        return race([contender for contender in field if contender.name in arguments.only], statements, oracle, arguments)
+        return race([contender for contender in field if contender.name in arguments.only], statements, oracle, arguments, warm_ups=1)
 
 
 def run(arguments):
     (rows,), problems, ways = arguments.rows, [], {}
-    for way, page_cache in (("warm", lambda _: None), ("dropped", dropped)):
+    for way in arguments.pages:
+        page_cache = {"warm": lambda _: None, "dropped": dropped}[way]
         eight = cold(arguments, tables.ten(rows), EIGHT, page_cache)
         tpch = cold(arguments, tables.tpch(arguments.scale), tpch_at(arguments.scale), page_cache)
         ways[way] = {"eight": eight | {"ratios": peers(eight["rows"])}, "tpch": tpch | {"total": total(tpch["rows"], "duckdb-parquet")}}

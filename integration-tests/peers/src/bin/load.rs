@@ -31,7 +31,7 @@ struct Load {
     /// Clients at once.
     #[arg(long)]
     clients: usize,
-    /// How long they ask, the first second of which is not counted.
+    /// How long they ask. The first second, or half of it if that is less, is not counted.
     #[arg(long)]
     seconds: f64,
     /// A query and the number of its rows: `1=SELECT 1`. Clients go through all of these in turn, each from another on.
