@@ -28,7 +28,7 @@ def header(name, value):
 
 
 class Gone(Exception):
-    """The server closed the connection."""
+    """The server closed the connection. Silence is a TimeoutError instead."""
 
 
 class Connection:
@@ -47,6 +47,8 @@ class Connection:
     def send(self, data):
         try:
             self.socket.sendall(data)
+        except TimeoutError:
+            raise
         except OSError as error:
             raise Gone from error
 
@@ -64,6 +66,8 @@ class Connection:
         while len(self.buffer) < 9 or len(self.buffer) < 9 + int.from_bytes(self.buffer[:3], "big"):
             try:
                 got = self.socket.recv(1 << 16)
+            except TimeoutError:
+                raise
             except OSError as error:
                 raise Gone from error
             if not got:
