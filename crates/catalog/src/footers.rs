@@ -24,6 +24,9 @@ use crate::cache::Cache;
 use crate::error::Error;
 use crate::pinned::{FileId, PinnedStore};
 
+/// What is read from the end of a remote file to have its footer by one request: most are smaller.
+const FOOTER: usize = 64 << 10;
+
 /// Footers by file identity.
 #[derive(Debug)]
 pub(crate) struct Footers {
@@ -42,6 +45,11 @@ impl Footers {
         Self { cache: Cache::new(budget) }
     }
 
+    /// The footer of a file, if it is known.
+    pub(crate) fn known(&self, file: &FileId) -> Option<Arc<ParquetMetaData>> {
+        self.cache.get(file).map(|footer| footer.metadata)
+    }
+
     /// The footer of a file of `store`, with page indexes if `pages` asks for them.
     pub(crate) async fn get(
         &self,
@@ -57,6 +65,7 @@ impl Footers {
         {
             return Ok(footer.metadata);
         }
+        let size_hint = size_hint.or_else(|| file.is_remote().then_some(FOOTER));
         let store: &dyn ObjectStore = store.as_ref();
         let metadata = DFParquetMetadata::new(store, meta)
             .with_metadata_size_hint(size_hint)

@@ -12,10 +12,13 @@
 //! - `definition`: a table's files now; `formats`: names to formats; `partitions`: columns from `key=value` folders
 //! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files
 //! - `stored`: how large the parts of a table are
+//! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
+//!   before it is needed
 //! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
+mod ahead;
 mod avro;
 mod cache;
 mod config;
@@ -29,6 +32,9 @@ mod hot;
 mod ipc;
 mod partitions;
 mod pinned;
+mod ranges;
+mod remote;
+mod requests;
 mod schema;
 mod snapshot;
 mod source;
@@ -58,6 +64,7 @@ pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
 pub use table::stored;
 
+use ahead::Room;
 use definition::{Definition, Places};
 use discover::{Candidate, candidates};
 use files::Listing;
@@ -70,6 +77,8 @@ pub const CATALOG: &str = "updraft";
 /// Name of the default schema.
 pub const SCHEMA: &str = "public";
 
+/// What is read ahead when nobody says how much, in bytes.
+const PREFETCH: u64 = 64 << 20;
 /// Tables of which the last snapshot is kept; at the bound all are dropped, and made anew when asked for.
 const TABLES_MAX: usize = 4096;
 
@@ -174,6 +183,7 @@ impl Catalog {
             tables.insert((schema.clone(), name.clone()), Definition { schema, name, places, config });
         }
         let views = config.views.into_iter().map(|(key, sql)| (own(split_name(&key)), sql)).collect();
+        let prefetch = config.prefetch_limit.map_or(PREFETCH, |limit| limit.0);
         let budget = usize::try_from(config.metadata_cache.as_u64()).unwrap_or(usize::MAX);
         let catalog = Catalog {
             roots,
@@ -183,6 +193,7 @@ impl Catalog {
             workshop: Workshop {
                 io,
                 registry: Arc::default(),
+                room: Room::new(prefetch),
                 footers: Arc::new(Footers::new(budget / 2)),
                 facts: Cache::new(budget - budget / 2),
                 hot: None,

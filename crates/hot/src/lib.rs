@@ -28,7 +28,7 @@ mod zone;
 pub use cache::Cache;
 pub use column::Column;
 pub use config::Config;
-pub use file::{File, Load, Size};
+pub use file::{Asked, File, Load, Size};
 pub use key::{ColumnKey, FileKey, SegmentId};
 pub use preload::{PreloadError, Table};
 pub use scan::{Bounds, ColumnBounds, HotSource, Outlook, Segments};

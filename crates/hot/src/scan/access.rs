@@ -19,6 +19,7 @@ use super::filter::Conjuncts;
 use super::rows::{Output, Rows, Values};
 use super::source::HotSource;
 use crate::column::Column;
+use crate::file::Asked;
 use crate::key::ColumnKey;
 
 /// What all partitions of a scan do alike.
@@ -91,6 +92,21 @@ impl Scan {
         let loader = &self.source.segments.file_of(segment).loader;
         let columns = self.source.cache.get_or_load(&self.source.table, loader, &keys).await?;
         Ok(columns.map(|columns| self.rows(segment, &places, &columns)).ok_or(segment))
+    }
+
+    /// Has the bytes of a segment, as far as it is not in memory, brought near. `None` = there is no need, or no room; nor is
+    /// any for the next.
+    pub(super) fn ahead(&self, segment: u32) -> Option<Asked> {
+        // Some of the rows are wanted, and it is not known of which segments.
+        if self.source.fetch.is_some() {
+            return None;
+        }
+        let (_, mut keys) = self.keys(segment);
+        keys.retain(|key| self.source.cache.peek(key).is_none());
+        match keys.is_empty() {
+            true => Some(Box::new(())),
+            false => self.source.segments.file_of(segment).loader.ahead(&keys),
+        }
     }
 
     /// The rows of a segment of which it is not known that they do not pass, `Some(None)` = no such row, if all that is

@@ -18,6 +18,7 @@ use super::dynamic::Dynamic;
 use super::filter::Conjuncts;
 use super::queue::{Queue, Turn};
 use super::rows::{Rows, Values};
+use crate::file::Asked;
 
 /// Batches of more rows are given as they are: whoever gets them gains less by larger ones than copying costs.
 const COPIED_ROWS_MAX: usize = 4096;
@@ -77,7 +78,7 @@ struct Reader {
     /// Rows that were taken and not looked at.
     taken: Option<(Arc<Rows>, Range<usize>)>,
     /// What is being read from a file.
-    file: Option<SendableRecordBatchStream>,
+    file: Option<(SendableRecordBatchStream, Option<Asked>)>,
     batch_size: usize,
     /// The last segment of which it was found out whether rows of it may pass the dynamic filters, and the answer.
     last: Option<(u32, bool)>,
@@ -137,7 +138,7 @@ impl Reader {
             }
             return Ok(given);
         }
-        if let Some(file) = &mut self.file {
+        if let Some((file, _)) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
                 _ => file.next().await.transpose()?,
@@ -166,17 +167,22 @@ impl Reader {
                     self.counts.pruned.add(1);
                 }
             }
-            Turn::Absent(segment) => {
+            Turn::Absent(segment, asked) => {
                 if !self.may_pass(segment) {
                     self.counts.pruned.add(1);
                     return Ok(None);
+                }
+                // Kept until the rows are there.
+                let asked = asked.or_else(|| self.scan.ahead(segment));
+                if asked.is_some() {
+                    self.queue.look_ahead(|next| self.scan.ahead(next));
                 }
                 match self.scan.load(segment).await? {
                     Ok(Some(rows)) => self.queue.share(rows),
                     Ok(None) => {}
                     Err(segment) => {
                         self.counts.cold.add(1);
-                        self.file = Some(self.scan.read(segment, &self.context)?);
+                        self.file = Some((self.scan.read(segment, &self.context)?, asked));
                     }
                 }
             }
