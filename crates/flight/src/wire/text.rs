@@ -16,36 +16,38 @@ const INLINE: usize = 12;
 ///
 /// Fails when they are longer together than offsets of 32 bits can say.
 pub(super) fn gathered<V: ByteViewType>(views: &GenericByteViewArray<V>) -> Result<BinaryArray, ArrowError> {
-    // The low half of a view is the length of its value. What is under a NULL may be anything.
-    let bytes: usize = match views.nulls() {
-        None => views.views().iter().map(|view| *view as u32 as usize).sum(),
-        Some(nulls) => nulls.valid_indices().map(|row| views.views()[row] as u32 as usize).sum(),
-    };
-    if i32::try_from(bytes).is_err() {
-        return Err(ArrowError::OffsetOverflowError(bytes));
-    }
-    let mut values = vec![0; bytes + WIDE];
     let mut offsets: Vec<i32> = Vec::with_capacity(views.len() + 1);
     offsets.push(0);
-    let (nulls, mut end) = (views.nulls(), 0);
-    offsets.extend(views.views().iter().enumerate().map(|(row, view)| {
-        if !nulls.is_some_and(|nulls| nulls.is_null(row)) {
-            let len = *view as u32 as usize;
-            if len <= INLINE {
-                values[end..end + size_of::<u128>()].copy_from_slice(&(view >> 32).to_le_bytes());
-            } else {
-                let place = ByteView::from(*view);
-                let source = &views.data_buffers()[place.buffer_index as usize][place.offset as usize..];
-                match source.get(..WIDE) {
-                    Some(wide) if len <= WIDE => values[end..end + WIDE].copy_from_slice(wide),
-                    _ => values[end..end + len].copy_from_slice(&source[..len]),
-                }
-            }
-            end += len;
+    let mut end = 0_usize;
+    // The low half of a view is the length of its value. An offset that does not fit is found by the last, which is larger.
+    match views.nulls() {
+        None => offsets.extend(views.views().iter().map(|view| {
+            end += *view as u32 as usize;
+            end as i32
+        })),
+        Some(nulls) => offsets.extend(views.views().iter().zip(nulls).map(|(view, is_valid)| {
+            end += if is_valid { *view as u32 as usize } else { 0 };
+            end as i32
+        })),
+    }
+    if i32::try_from(end).is_err() {
+        return Err(ArrowError::OffsetOverflowError(end));
+    }
+    let mut values = vec![0; end + WIDE];
+    for (view, ends) in views.views().iter().zip(offsets.windows(2)) {
+        let (start, len) = (ends[0] as usize, (ends[1] - ends[0]) as usize);
+        if len <= INLINE {
+            values[start..start + size_of::<u128>()].copy_from_slice(&(view >> 32).to_le_bytes());
+            continue;
         }
-        end as i32
-    }));
-    values.truncate(bytes);
+        let place = ByteView::from(*view);
+        let source = &views.data_buffers()[place.buffer_index as usize][place.offset as usize..];
+        match source.get(..WIDE) {
+            Some(wide) if len <= WIDE => values[start..start + WIDE].copy_from_slice(wide),
+            _ => values[start..start + len].copy_from_slice(&source[..len]),
+        }
+    }
+    values.truncate(end);
     let offsets = OffsetBuffer::new(ScalarBuffer::from(offsets));
     BinaryArray::try_new(offsets, Buffer::from(values), views.nulls().cloned())
 }
