@@ -3,7 +3,6 @@
 
 import argparse
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -15,10 +14,9 @@ if pathlib.Path(sys.prefix) != VENV.parents[1] and VENV.exists():
 sys.path.insert(1, str(ROOT / "integration-tests/python"))
 
 import contenders  # noqa: E402
-import harness  # noqa: E402
 import report  # noqa: E402
 import suites  # noqa: E402
-from lab import given, note, origin, size  # noqa: E402
+from lab import adds_render, completed, kept, note, origin, size, starts, takes_server  # noqa: E402
 from server import Died  # noqa: E402
 from tables import WORK  # noqa: E402
 
@@ -55,11 +53,8 @@ def parser():
         c.add_argument("--seed", type=int, default=1, help="the order in which the contenders run, and the skewed load, follow from it [1]")
         c.add_argument("--budget", type=size, help="engine.memory_limit [fits the experiment]")
         c.add_argument("--hot", type=size, help="hot.memory_limit [fits the experiment]")
-        c.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server, as for `updraft serve --set`")
-        c.add_argument("--binary", type=pathlib.Path, default=os.environ.get("UPDRAFT_BIN", ROOT / "target/release/updraft"), help="the server [UPDRAFT_BIN, or target/release/updraft]")
-    r = commands.add_parser("render", help="write docs/performance.md from the results in docs/performance")
-    r.add_argument("results", nargs="*", type=pathlib.Path, help="results to take over into docs/performance first (.work/bench/*.json)")
-    r.add_argument("--check", action="store_true", help="write nothing; fail if docs/performance.md is not what the figures say")
+        takes_server(c)
+    adds_render(commands, "performance")
     return p
 
 
@@ -70,9 +65,7 @@ DEFAULTS = {"rounds": 5, "seconds": 0.0, "budget": size("6GiB"), "hot": size("4G
 def run(arguments):
     """Runs one experiment and writes its JSON."""
     module = importlib.import_module(f"experiments.{arguments.experiment}")
-    for name, value in {**DEFAULTS, **module.DEFAULTS}.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+    completed(arguments, {**DEFAULTS, **module.DEFAULTS})
     note(f"== {arguments.experiment}")
     try:
         figures = module.run(arguments)
@@ -81,11 +74,8 @@ def run(arguments):
     command = " ".join(["integration-tests/bench/run.py", arguments.experiment, *arguments.given])
     limits = {"budget": arguments.budget, "hot": arguments.hot}
     result = {"experiment": arguments.experiment, "command": command, **limits, **origin(*contenders.installed()), "figures": figures}
-    path = arguments.results / f"{arguments.experiment}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
     print(report.aligned("\n".join(filter(None, report.section(result)))))
-    note(f"{path.relative_to(WORK.parent)} written")
+    kept(result, arguments.results / f"{arguments.experiment}.json")
     return result
 
 
@@ -93,11 +83,8 @@ def main():
     arguments = parser().parse_args()
     if arguments.experiment == "render":
         return report.render(arguments.results, arguments.check)
-    harness.BIN = pathlib.Path(arguments.binary).resolve()
-    harness.WORK = WORK / "servers"
-    harness.WORK.mkdir(parents=True, exist_ok=True)
+    starts(arguments, WORK)
     arguments.results = WORK / "smoke" if arguments.experiment == "smoke" else WORK
-    arguments.given = given(sys.argv[2:])
     if arguments.experiment in ("all", "smoke"):
         return getattr(suites, arguments.experiment)(arguments, run)
     return suites.told([run(arguments)])

@@ -148,10 +148,8 @@ pub(crate) async fn fit(
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
     };
     // What a session has set, it gets.
-    let batch_size = match settings.batch_size == engine.config().batch_size {
-        true => size.batch_rows(settings.batch_size),
-        false => size.batch_rows(settings.batch_size).min(settings.batch_size),
-    };
+    let most = if settings.batch_size == engine.config().batch_size { usize::MAX } else { settings.batch_size };
+    let batch_size = size.batch_rows(settings.batch_size).min(most);
     let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {

@@ -23,6 +23,9 @@ const HEADROOM: u64 = 5;
 /// Of what operators that can spill may have, the part that is first come, first served. Of the rest, each may have
 /// its equal part.
 const FIRST_COME: (u64, u64) = (3, 4);
+/// How much more an operator may have while it spills, as a part of what it had when it was told to. A sort makes its
+/// batches anew to write them, and fails when these may not be a little larger.
+const SPILLING: u64 = 8;
 /// How many of the largest operators a refusal names.
 const NAMED: usize = 3;
 
@@ -93,6 +96,8 @@ struct Usage {
     overhead: (u64, u64),
     /// It was refused memory before, and is of a kind that cannot spill what it reads back.
     has_spilled: bool,
+    /// What it was charged when it was refused more, until it has spilled that.
+    spills: Option<u64>,
 }
 
 impl Usage {
@@ -100,6 +105,20 @@ impl Usage {
     fn with(self, said: u64) -> Self {
         let (numerator, denominator) = self.overhead;
         Self { said, charged: said.saturating_mul(numerator) / denominator.max(1), ..self }
+    }
+
+    /// Whether it gives way to others when it goes on to `after`, by spilling. With nothing to spill it would fail, and
+    /// so would one that reads back what it has spilled, and one that was told to a moment ago.
+    fn gives_way(self, after: Self) -> bool {
+        let spilled = |told_at: u64| self.charged <= told_at / 2;
+        let spilling = |told_at: u64| after.charged <= told_at.saturating_add(told_at / SPILLING);
+        let told = self.spills.is_some_and(|told_at| spilled(told_at) || spilling(told_at));
+        self.can_spill && self.said > 0 && !self.has_spilled && !told
+    }
+
+    /// It was given more: what it was told to spill it has spilled, if little is left.
+    fn granted(self, before: Self) -> Self {
+        Self { spills: self.spills.filter(|told_at| before.charged > told_at / 2), ..self }
     }
 }
 
@@ -221,7 +240,7 @@ impl MemoryPool for QueryMemory {
         };
         // An exchange holds little, and what it spills it reads back one batch at a time: it goes last.
         let can_spill = consumer.can_spill() && !consumer.name().starts_with("RepartitionExec[");
-        let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false };
+        let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false, spills: None };
         self.state.lock().consumers.insert(consumer.id(), Consumer { name: consumer.name().to_owned(), usage });
     }
 
@@ -257,8 +276,7 @@ impl MemoryPool for QueryMemory {
         } else {
             match &self.source {
                 Source::Budget(grant) => {
-                    // With nothing to spill it would fail, and so would one that reads back what it has spilled.
-                    let gives_way = after.can_spill && before.said > 0 && !before.has_spilled;
+                    let gives_way = before.gives_way(after);
                     let fair = if gives_way { self.fair(&state, before, after) } else { Ok(()) };
                     fair.and_then(|()| grant.hold(used, gives_way).map_err(|refusal| refusal.to_string()))
                 }
@@ -267,13 +285,14 @@ impl MemoryPool for QueryMemory {
         };
         match granted {
             Ok(()) => {
-                self.put(&mut state, id, after);
+                self.put(&mut state, id, after.granted(before));
                 Ok(())
             }
             Err(why) => {
                 let text = self.refusal(&state, reservation, additional, &why);
                 let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
-                self.put(&mut state, id, Usage { has_spilled, ..before });
+                let spills = (before.said > 0).then_some(before.charged);
+                self.put(&mut state, id, Usage { has_spilled, spills, ..before });
                 Err(refused(reservation, text))
             }
         }
@@ -365,6 +384,22 @@ mod tests {
             sort.try_grow(50).expect("its second");
         }
         assert!(sorts[1].try_grow(1).is_err());
+    }
+
+    #[test]
+    fn a_sort_that_was_told_to_spill_may_do_so() {
+        let budget = Budget::new(1200);
+        let (_memory, pool) = query(&budget, 0, 1000);
+        let sort = spiller(&pool);
+        sort.try_grow(800).expect("four fifths");
+        assert!(sort.try_grow(10).is_err(), "it is to spill");
+        sort.try_grow(100).expect("what it writes may be an eighth larger");
+        assert!(sort.try_grow(1).is_err());
+        sort.shrink(890);
+        let other = spiller(&pool);
+        other.try_grow(790).expect("what was spilled");
+        sort.try_grow(1).expect("its next batch, although not all of the last is gone");
+        assert!(sort.try_grow(100).is_err(), "from now on it gives way again");
     }
 
     #[test]
