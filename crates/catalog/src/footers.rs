@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetAccessPlan;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReaderFactory};
 use datafusion::error::{DataFusionError, Result as DfResult};
@@ -22,10 +23,11 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::follow::Following;
 use crate::pinned::{FileId, PinnedStore};
 
 /// What is read from the end of a remote file to have its footer by one request: most are smaller.
-const FOOTER: usize = 64 << 10;
+const FOOTER: usize = 128 << 10;
 
 /// Footers by file identity.
 #[derive(Debug)]
@@ -90,7 +92,7 @@ impl Readers {
     pub(crate) fn open(&self, meta: ObjectMeta) -> impl AsyncFileReader + use<> {
         let metrics = ParquetFileMetrics::new(0, meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
         let (store, footers) = (self.store.clone(), self.footers.clone());
-        Reader { store, footers, meta, size_hint: None, metrics }
+        Reader { store, footers, meta, size_hint: None, metrics, following: None }
     }
 }
 
@@ -104,7 +106,14 @@ impl ParquetFileReaderFactory for Readers {
     ) -> DfResult<Box<dyn AsyncFileReader + Send>> {
         let metrics = ParquetFileMetrics::new(partition_index, file.object_meta.location.as_ref(), metrics);
         let (store, footers) = (self.store.clone(), self.footers.clone());
-        Ok(Box::new(Reader { store, footers, meta: file.object_meta, size_hint, metrics }))
+        // The scan of one row group has said what comes next.
+        let follows = file.extension::<ParquetAccessPlan>().is_none();
+        let part = match &file.range {
+            Some(range) => u64::try_from(range.start).unwrap_or(0)..u64::try_from(range.end).unwrap_or(0),
+            None => 0..u64::MAX,
+        };
+        let following = follows.then(|| (Following::default(), part));
+        Ok(Box::new(Reader { store, footers, meta: file.object_meta, size_hint, metrics, following }))
     }
 }
 
@@ -114,9 +123,21 @@ struct Reader {
     meta: ObjectMeta,
     size_hint: Option<usize>,
     metrics: ParquetFileMetrics,
+    /// The row groups it reads of a remote file, and which it may.
+    following: Option<(Following, Range<u64>)>,
 }
 
 impl Reader {
+    /// Has what is likely to be read after `ranges` brought near.
+    fn follow(&mut self, ranges: &[Range<u64>]) {
+        let Ok(file) = self.store.file(&self.meta.location) else { return };
+        if let Some((following, part)) = self.following.as_mut().filter(|_| file.is_remote())
+            && let Some(footer) = self.footers.known(&file.id)
+        {
+            following.reads(&self.store, &self.meta.location, &footer, part, ranges);
+        }
+    }
+
     fn named(&self, source: DataFusionError) -> ParquetError {
         let file = self.store.display(&self.meta.location);
         ParquetError::External(Box::new(Error::reading(self.store.table(), &file, String::new(), source)))
@@ -132,6 +153,7 @@ impl AsyncFileReader for Reader {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
         let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
         self.metrics.bytes_scanned.add(usize::try_from(bytes).unwrap_or_default());
+        self.follow(&ranges);
         async move { self.store.get_ranges(&self.meta.location, &ranges).await.map_err(|e| self.named(e.into())) }
             .boxed()
     }

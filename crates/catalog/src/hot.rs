@@ -21,6 +21,7 @@ use object_store::ObjectMeta;
 use updraft_hot::{Asked, ColumnKey, File, FileKey, Load, Size};
 
 use crate::error::Error;
+use crate::follow::bytes_of;
 use crate::footers::Readers;
 use crate::pinned::PinnedFile;
 
@@ -143,10 +144,7 @@ fn ranges<'a>(footer: &'a ParquetMetaData, key: &ColumnKey) -> impl Iterator<Ite
     let (group, column) = (footer.row_groups().get(key.segment.row_group as usize), key.column as usize);
     let chunks = group.into_iter().flat_map(|group| group.columns().iter().enumerate());
     let chunks = chunks.filter(move |(leaf, _)| leaves.get_column_root_idx(*leaf) == column);
-    chunks.map(|(_, chunk)| {
-        let start = positive(chunk.dictionary_page_offset().unwrap_or(chunk.data_page_offset()));
-        start..start.saturating_add(positive(chunk.compressed_size()))
-    })
+    chunks.map(|(_, chunk)| bytes_of(chunk))
 }
 
 fn no_such_part() -> DataFusionError {

@@ -13,7 +13,7 @@
 //! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files
 //! - `stored`: how large the parts of a table are
 //! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
-//!   before it is needed
+//!   before it is needed, `follow` for a scan that does not say what that is
 //! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
@@ -26,6 +26,7 @@ mod definition;
 mod discover;
 mod error;
 mod files;
+mod follow;
 mod footers;
 mod formats;
 mod hot;
@@ -60,6 +61,7 @@ use tokio::runtime::Handle;
 pub use cache::Cache;
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
+pub use requests::StoreFigures;
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
 pub use table::stored;
@@ -92,8 +94,8 @@ pub struct Catalog {
     workshop: Workshop,
     /// The last snapshot of each table, used again as long as its files are the same.
     current: Mutex<HashMap<Name, Arc<Slot>>>,
-    // Keeps the clients of the stores, which locations share.
-    _stores: Stores,
+    /// The clients of the stores, which locations share.
+    stores: Stores,
 }
 
 /// Schema and name.
@@ -199,7 +201,7 @@ impl Catalog {
                 hot: None,
             },
             current: Mutex::default(),
-            _stores: stores,
+            stores,
         };
         errors.extend(catalog.check().await);
         if errors.is_empty() { Ok(catalog) } else { Err(errors) }
@@ -214,6 +216,12 @@ impl Catalog {
     /// The cache of hot columns, when it is on.
     pub fn hot(&self) -> Option<&Arc<updraft_hot::Cache>> {
         self.workshop.hot.as_ref()
+    }
+
+    /// What was asked of each bucket or web server, with its URL. One that has settings of its own for a part of it is
+    /// there for each.
+    pub fn stores(&self) -> Vec<(String, StoreFigures)> {
+        self.stores.figures()
     }
 
     /// The object stores for DataFusion's `RuntimeEnv`: the live snapshots, by URLs only this crate makes. There is no

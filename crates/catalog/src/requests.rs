@@ -45,7 +45,18 @@ pub(crate) struct Requests {
 struct Counts {
     reads: AtomicU64,
     bytes: AtomicU64,
-    hedged: AtomicU64,
+    sent_twice: AtomicU64,
+}
+
+/// What a store was asked for since the server began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Reads of files; a read that is tried again after an error counts once.
+    pub reads: u64,
+    /// Bytes that they gave.
+    pub bytes: u64,
+    /// Reads that were sent a second time because the first was slow.
+    pub sent_twice: u64,
 }
 
 /// How long the last reads took.
@@ -63,6 +74,13 @@ impl Requests {
     pub(crate) fn new(together: usize, hedge_after: Option<Duration>) -> Self {
         let turns = Semaphore::new(together.clamp(1, Semaphore::MAX_PERMITS));
         Self { turns, hedge_after, pace: Mutex::default(), counts: Counts::default() }
+    }
+
+    /// What was asked for until now.
+    pub(crate) fn figures(&self) -> StoreFigures {
+        let Counts { reads, bytes, sent_twice } = &self.counts;
+        let [reads, bytes, sent_twice] = [reads, bytes, sent_twice].map(|count| count.load(Ordering::Relaxed));
+        StoreFigures { reads, bytes, sent_twice }
     }
 
     /// What `ask` gets, about `bytes` of them: the first answer, if it is asked twice. Must be polled on a runtime with
@@ -105,7 +123,7 @@ impl Requests {
         let Some(_turn) = self.turns.try_acquire().ok().filter(|_| self.pace.lock().spend()) else {
             return first.await;
         };
-        self.counts.hedged.fetch_add(1, Ordering::Relaxed);
+        self.counts.sent_twice.fetch_add(1, Ordering::Relaxed);
         match select(first, pin!(ask())).await {
             Either::Left((Ok(bytes), _)) | Either::Right((Ok(bytes), _)) => Ok(bytes),
             Either::Left((Err(_), second)) => second.await,

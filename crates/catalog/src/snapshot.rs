@@ -229,7 +229,7 @@ impl Workshop {
             }
             scanned.push(scan);
         }
-        if files.iter().any(|(_, file)| file.is_remote()) {
+        if format == Format::Parquet && files.iter().any(|(_, file)| file.is_remote()) {
             stored.ahead = self.room.table_bytes();
         }
         let stored = Arc::new(stored);

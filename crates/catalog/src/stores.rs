@@ -18,7 +18,7 @@ use url::Url;
 
 use crate::config::StoreConfig;
 use crate::error::Error;
-use crate::requests::Requests;
+use crate::requests::{Requests, StoreFigures};
 
 /// One configured location, opened. Files are named by their path below it.
 #[derive(Debug)]
@@ -82,6 +82,12 @@ struct Opened {
 impl Stores {
     pub(crate) fn new(configs: BTreeMap<String, StoreConfig>, io: Handle) -> Self {
         Self { configs, io, opened: Mutex::default() }
+    }
+
+    /// What was asked of each bucket, by its URL.
+    pub(crate) fn figures(&self) -> Vec<(String, StoreFigures)> {
+        let opened = self.opened.lock();
+        opened.clients.iter().map(|((bucket, _), (_, requests))| (bucket.clone(), requests.figures())).collect()
     }
 
     /// The root for a path or URL. Nothing is asked of the store yet.

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::ParquetFileReaderFactory;
+use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use object_store::memory::InMemory;
@@ -19,6 +22,8 @@ use parking_lot::Mutex;
 use super::*;
 use crate::ahead::Room;
 use crate::files::Entry;
+use crate::follow::bytes_of;
+use crate::footers::{Footers, Readers};
 use crate::pinned::{FileId, PIECE, PinnedFile, PinnedStore};
 use crate::ranges::REQUEST;
 use crate::requests::Requests;
@@ -117,8 +122,11 @@ struct One {
 impl One {
     /// Of `size` bytes, with `room` for what is read ahead of it, and `together` requests at the same time.
     async fn new(size: u64, room: u64, together: usize) -> Self {
-        let (slow, file) = (Arc::new(Slow::default()), Path::from("t.parquet"));
-        let content = content(size);
+        Self::of(content(size), room, together).await
+    }
+
+    async fn of(content: Bytes, room: u64, together: usize) -> Self {
+        let (slow, file, size) = (Arc::new(Slow::default()), Path::from("t.parquet"), content.len() as u64);
         slow.put(&file, content.clone().into()).await.unwrap();
         let meta = slow.objects.head(&file).await.unwrap();
         let requests = Arc::new(Requests::new(together, None));
@@ -259,4 +267,34 @@ async fn a_long_body_is_read_piece_by_piece_with_one_on_its_way() {
     assert_eq!((most, one.asked().len()), (PIECE, 4));
     let end = one.pinned.get_opts(&one.file, GetOptions::new().with_range(Some(GetRange::Suffix(3)))).await.unwrap();
     assert_eq!(end.bytes().await.unwrap(), one.part(size - 3..size));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_reads_row_groups_one_after_the_other_finds_the_next_ones_there() {
+    let numbers = datafusion::arrow::array::Int64Array::from_iter_values(0..12_000);
+    let columns = ["a", "b", "c"].map(|name| (name, Arc::new(numbers.clone()) as _, false));
+    let batch = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+    let one = One::of(parquet_bytes(&batch, 1000).into(), KIB * KIB, 32).await;
+    let meta = one.slow.objects.head(&one.file).await.unwrap();
+    let readers = Readers { store: one.pinned.clone(), footers: Arc::new(Footers::new(1 << 20)) };
+    let file = PartitionedFile::new_from_meta(ObjectMeta { location: one.file.clone(), ..meta });
+    let mut reader = readers.create_reader(0, file, None, &ExecutionPlanMetricsSet::new()).unwrap();
+    let footer = reader.get_metadata(None).await.unwrap();
+    assert_eq!(one.asked().len(), 1, "a footer is one request");
+    let mut waits = Vec::new();
+    // The second row group is left out, as one that no row of passes would be.
+    for group in (0..12).filter(|group| *group != 1) {
+        let started = tokio::time::Instant::now();
+        let columns = [0, 2].map(|column| bytes_of(footer.row_group(group).column(column)));
+        let got = reader.get_byte_ranges(columns.to_vec()).await.unwrap();
+        assert!(got.iter().zip(columns).all(|(got, range)| *got == one.part(range)));
+        waits.push(started.elapsed().as_millis());
+        // It is decoded.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(waits, [20, 20, 20, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let asked = one.asked();
+    assert_eq!(asked.len(), 11, "nothing twice, and nothing that is not read: {asked:?}");
+    assert!(reader.get_byte_ranges(vec![bytes_of(footer.row_group(3).column(1))]).await.is_ok());
+    assert_eq!(one.asked().len(), 1, "back, and another column: nothing is expected to follow");
 }

@@ -78,7 +78,9 @@ struct Reader {
     /// Rows that were taken and not looked at.
     taken: Option<(Arc<Rows>, Range<usize>)>,
     /// What is being read from a file.
-    file: Option<(SendableRecordBatchStream, Option<Asked>)>,
+    file: Option<SendableRecordBatchStream>,
+    /// What keeps its bytes near.
+    asked: Option<Asked>,
     batch_size: usize,
     /// The last segment of which it was found out whether rows of it may pass the dynamic filters, and the answer.
     last: Option<(u32, bool)>,
@@ -104,6 +106,7 @@ impl Reader {
             counts,
             small,
             file: None,
+            asked: None,
             taken: None,
             batch_size,
             last: None,
@@ -138,7 +141,7 @@ impl Reader {
             }
             return Ok(given);
         }
-        if let Some((file, _)) = &mut self.file {
+        if let Some(file) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
                 _ => file.next().await.transpose()?,
@@ -150,7 +153,7 @@ impl Reader {
                     let rows = Rows::new(u32::MAX, range.end, columns);
                     self.taken = Some((Arc::new(rows), range));
                 }
-                None => self.file = None,
+                None => (self.file, self.asked) = (None, None),
             }
             return Ok(None);
         }
@@ -182,7 +185,8 @@ impl Reader {
                     Ok(None) => {}
                     Err(segment) => {
                         self.counts.cold.add(1);
-                        self.file = Some((self.scan.read(segment, &self.context)?, asked));
+                        self.file = Some(self.scan.read(segment, &self.context)?);
+                        self.asked = asked;
                     }
                 }
             }
