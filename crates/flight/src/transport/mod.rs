@@ -12,8 +12,10 @@
 //! | `certificate` | the names in a client certificate |
 //! | `serve` | accept loop, connection limits, drain |
 //! | `connection` | one connection from its first byte to its last |
+//! | `calls` | the calls of a connection, in the connection's own task |
 //! | `io` | a socket that counts its bytes |
 
+mod calls;
 mod certificate;
 mod config;
 mod connection;
