@@ -20,6 +20,7 @@ use tonic::body::Body;
 use tower::Service;
 use tracing::debug;
 
+use super::arrival::Arriving;
 use super::calls::{Begun, WithCalls};
 use super::certificate;
 use super::config::Limits;
@@ -94,7 +95,8 @@ where
     let Connecting { id, peer, limits, graceful, .. } = connecting;
     let (io, traffic) = Counted::new(io);
     let calls = Calls::default();
-    let service = PerConnection { service, connection: Connection { id, peer, certificate }, calls: calls.clone() };
+    let connection = Connection { id, peer, certificate };
+    let service = PerConnection { service, connection, calls: calls.clone(), request_timeout: limits.request_timeout };
     let begun = Begun::default();
     let connection = http(&limits, begun.clone()).serve_connection(TokioIo::new(io), service);
     let mut served = WithCalls::new(connection, begun);
@@ -243,6 +245,7 @@ struct PerConnection<S> {
     service: S,
     connection: Connection,
     calls: Calls,
+    request_timeout: Duration,
 }
 
 impl<S> hyper::service::Service<http::Request<Incoming>> for PerConnection<S>
@@ -256,7 +259,7 @@ where
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let call = self.calls.begin();
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Arriving::new(body, self.request_timeout)));
         request.extensions_mut().insert(self.connection.clone());
         let mut service = self.service.clone();
         Box::pin(async move {
