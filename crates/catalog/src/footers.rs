@@ -22,6 +22,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::metadata::CacheStatistics;
 use crate::pinned::{FileId, PinnedStore};
 
 /// Footers by file identity.
@@ -40,6 +41,16 @@ struct Footer {
 impl Footers {
     pub(crate) fn new(budget: usize) -> Self {
         Self { cache: Cache::new(budget) }
+    }
+
+    /// Bytes that they may take.
+    pub(crate) fn budget(&self) -> usize {
+        self.cache.budget()
+    }
+
+    /// What there is, and how often it was asked for.
+    pub(crate) fn statistics(&self) -> CacheStatistics {
+        CacheStatistics::of(&self.cache)
     }
 
     /// The footer of a file of `store`, with page indexes if `pages` asks for them.

@@ -10,9 +10,10 @@
 //! - `config`: the settings of section `catalog`; `types`: type names in them
 //! - `stores`: locations and clients; `files`: listing; `discover`: which tables are below a root (the rule is there)
 //! - `definition`: a table's files now; `formats`: names to formats; `partitions`: columns from `key=value` folders
-//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files
+//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files,
+//!   `metadata`: how much of that
 //! - `stored`: how large the parts of a table are
-//! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
+//! - `pinned`: the store that serves only what was pinned; `local`: ranges of files on disk; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
@@ -27,6 +28,8 @@ mod footers;
 mod formats;
 mod hot;
 mod ipc;
+mod local;
+mod metadata;
 mod partitions;
 mod pinned;
 mod schema;
@@ -54,6 +57,7 @@ use tokio::runtime::Handle;
 pub use cache::Cache;
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
+pub use metadata::{CacheStatistics, MetadataStatistics};
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
 pub use table::stored;
@@ -203,6 +207,16 @@ impl Catalog {
     /// The cache of hot columns, when it is on.
     pub fn hot(&self) -> Option<&Arc<updraft_hot::Cache>> {
         self.workshop.hot.as_ref()
+    }
+
+    /// What is kept of what is known about files.
+    pub fn metadata(&self) -> MetadataStatistics {
+        let Workshop { footers, facts, .. } = &self.workshop;
+        MetadataStatistics {
+            limit_bytes: footers.budget() + facts.budget(),
+            footers: footers.statistics(),
+            schemas: CacheStatistics::of(facts),
+        }
     }
 
     /// The object stores for DataFusion's `RuntimeEnv`: the live snapshots, by URLs only this crate makes. There is no

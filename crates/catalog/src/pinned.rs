@@ -19,8 +19,9 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
-    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
+    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
+    PutPayload, PutResult, coalesce_ranges,
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -28,6 +29,7 @@ use url::Url;
 
 use crate::error::Error;
 use crate::files::{Entry, join, local_entry};
+use crate::local::read_ranges;
 use crate::stores::{Backend, Root};
 
 /// Bytes read at once from a local file: large enough for a column chunk, small enough to keep many of them.
@@ -198,7 +200,7 @@ fn read_piece(mut reading: Reading, handle: Option<File>) -> object_store::Resul
     };
     let (bytes, handle, now) = match read() {
         Ok(done) => done,
-        Err(e) => return Err(local_error(&reading, e)),
+        Err(e) => return Err(local_error(&reading.table, &reading.file, e)),
     };
     let short = (bytes.len() as u64) < (reading.end - reading.at).min(PIECE);
     // A chmod changes the identity too: an error too many there, but no rewritten file slips through.
@@ -218,16 +220,16 @@ pub(crate) fn local_path(file: &PinnedFile) -> std::path::PathBuf {
     }
 }
 
-fn local_error(reading: &Reading, source: io::Error) -> object_store::Error {
-    let path = reading.file.display();
+pub(crate) fn local_error(table: &str, file: &PinnedFile, source: io::Error) -> object_store::Error {
+    let path = file.display();
     match source.kind() {
-        io::ErrorKind::NotFound => changed(&reading.table, &reading.file),
+        io::ErrorKind::NotFound => changed(table, file),
         io::ErrorKind::PermissionDenied => object_store::Error::PermissionDenied { path, source: source.into() },
         _ => object_store::Error::Generic { store: "local disk", source: source.into() },
     }
 }
 
-fn changed(table: &str, file: &PinnedFile) -> object_store::Error {
+pub(crate) fn changed(table: &str, file: &PinnedFile) -> object_store::Error {
     let path = file.display();
     let source = Error::Changed { table: table.to_owned(), file: path.clone() };
     object_store::Error::Precondition { path, source: Box::new(source) }
@@ -253,7 +255,6 @@ impl Drop for PinnedStore {
 
 #[async_trait]
 impl ObjectStore for PinnedStore {
-    // `get_ranges` stays the default: it goes through `get_opts`, and so through the pin.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         let file = self.file(location)?;
         let pinned = &file.id.entry;
@@ -281,6 +282,18 @@ impl ObjectStore for PinnedStore {
                 };
                 let payload = self.get_local(file, range.clone()).await?;
                 Ok(GetResult { payload, meta, range, attributes: Attributes::default() })
+            }
+        }
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
+        let file = self.file(location)?;
+        match &file.root.backend {
+            Backend::Local { .. } => read_ranges(&self.io, self.table.clone(), file, ranges).await,
+            // Through `get_opts`, and so through the pin.
+            Backend::Remote { .. } => {
+                let get = |range| self.get_range(location, range);
+                coalesce_ranges(ranges, get, OBJECT_STORE_COALESCE_DEFAULT).await
             }
         }
     }

@@ -135,6 +135,7 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "spilled_bytes": engine.spilled(),
                 "plan_cache": cache(engine.plan_cache()),
                 "result_cache": cache(engine.result_cache()),
+                "metadata_cache": engine.metadata(),
                 "hot": engine.hot().map(|cache| cache.statistics()),
             });
             as_json(StatusCode::OK, &status)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use updraft_catalog::{Relation, split_name};
+use updraft_catalog::{MetadataStatistics, Relation, split_name};
 use updraft_hot::{Cache, PreloadError, Table};
 
 use super::Engine;
@@ -15,6 +15,11 @@ impl Engine {
     /// The cache of hot tables, when it is on (`hot.memory_limit`).
     pub fn hot(&self) -> Option<&Arc<Cache>> {
         self.planner.catalog.hot()
+    }
+
+    /// What is kept of what is known about files (`catalog.metadata_cache`).
+    pub fn metadata(&self) -> MetadataStatistics {
+        self.planner.catalog.metadata()
     }
 
     /// Loads `tables` (`name` or `schema.name`) into the cache of hot tables, as they are now.

@@ -14,6 +14,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 
 use super::access::Scan;
+use super::codebook::Codebook;
+use super::cold::Reading;
 use super::dynamic::Dynamic;
 use super::filter::Conjuncts;
 use super::queue::{Queue, Turn};
@@ -74,10 +76,12 @@ struct Reader {
     counts: Counts,
     /// Puts small batches together; `None` where that would cost more than it saves.
     small: Option<BatchCoalescer>,
+    /// One for each column of the output.
+    books: Vec<Codebook>,
     /// Rows that were taken and not looked at.
     taken: Option<(Arc<Rows>, Range<usize>)>,
     /// What is being read from a file.
-    file: Option<SendableRecordBatchStream>,
+    file: Option<Reading>,
     batch_size: usize,
     /// The last segment of which it was found out whether rows of it may pass the dynamic filters, and the answer.
     last: Option<(u32, bool)>,
@@ -102,6 +106,7 @@ impl Reader {
             context,
             counts,
             small,
+            books: scan.output.columns.iter().map(|_| Codebook::default()).collect(),
             file: None,
             taken: None,
             batch_size,
@@ -140,16 +145,21 @@ impl Reader {
         if let Some(file) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
-                _ => file.next().await.transpose()?,
+                _ => file.batches.next().await.transpose()?,
             };
             match batch {
                 Some(batch) => {
+                    file.rows += batch.num_rows();
                     let columns = batch.columns().iter().cloned().map(Values::Plain).collect();
                     let range = 0..batch.num_rows();
                     let rows = Rows::new(u32::MAX, range.end, columns);
                     self.taken = Some((Arc::new(rows), range));
                 }
-                None => self.file = None,
+                None => {
+                    if let Some(file) = self.file.take() {
+                        file.end(&self.scan)?;
+                    }
+                }
             }
             return Ok(None);
         }
@@ -176,7 +186,7 @@ impl Reader {
                     Ok(None) => {}
                     Err(segment) => {
                         self.counts.cold.add(1);
-                        self.file = Some(self.scan.read(segment, &self.context)?);
+                        self.file = Some(Reading::begin(&self.scan, segment, &self.context)?);
                     }
                 }
             }
@@ -234,7 +244,7 @@ impl Reader {
             granted if granted < count => first(granted, looked, mask),
             _ => (looked, mask),
         };
-        let batch = self.scan.output.batch(&rows, &looked, mask.as_ref())?;
+        let batch = self.scan.output.batch(&rows, &looked, mask.as_ref(), &mut self.books)?;
         match &mut self.small {
             Some(small) => {
                 small.push_batch(batch)?;
