@@ -34,6 +34,11 @@ pub struct Config {
     /// are dropped, and read again when asked for. Raise it when tables have many thousand files or columns.
     #[schemars(with = "String")]
     pub metadata_cache: ByteSize,
+    /// Memory (bytes) for what is read from object stores before it is needed, such as `64MiB`: while one part of a file is
+    /// decoded the next ones are on their way. One table has a quarter of it, and a query that reads it sets that aside.
+    /// Unset = a 32nd of `engine.memory_limit`. `0B` reads nothing ahead. Raise it when stores are far away.
+    #[schemars(with = "Option<String>")]
+    pub prefetch_limit: Option<ByteSize>,
 }
 
 impl Default for Config {
@@ -45,6 +50,7 @@ impl Default for Config {
             stores: BTreeMap::new(),
             list_ttl: Duration::ZERO,
             metadata_cache: ByteSize::mib(128),
+            prefetch_limit: None,
         }
     }
 }
@@ -195,7 +201,7 @@ pub struct StoreConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub connect_timeout: Duration,
-    /// How long one request may take. Raise it for slow links and large row groups.
+    /// How long one request may take. None asks for more than 8 MiB. Raise it for slow links.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub request_timeout: Duration,
@@ -205,6 +211,14 @@ pub struct StoreConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub retry_timeout: Duration,
+    /// How many reads of this store run at the same time, and how many connections are kept open for them. Lower it when the
+    /// store asks to slow down.
+    pub connections: usize,
+    /// After how long a read is sent a second time, when the first is not answered; the first answer counts. At most one read
+    /// of 20 is sent twice. Unset = twice what nearly all of the last reads took. `0s` = never.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "Option<String>")]
+    pub hedge_after: Option<Duration>,
 }
 
 impl Default for StoreConfig {
@@ -224,14 +238,24 @@ impl Default for StoreConfig {
             virtual_hosted_style: false,
             anonymous: false,
             connect_timeout: Duration::from_secs(5),
-            request_timeout: Duration::from_secs(30),
+            request_timeout: Duration::from_secs(15),
             retries: 3,
             retry_timeout: Duration::from_secs(20),
+            connections: 32,
+            hedge_after: None,
         }
     }
 }
 
+/// Of the memory of queries, what may be read ahead when the config does not say.
+const PREFETCH_SHARE: u64 = 32;
+
 impl Config {
+    /// Bytes that may be read ahead, where queries have `memory`.
+    pub fn prefetch_bytes(&self, memory: u64) -> u64 {
+        self.prefetch_limit.map_or(memory / PREFETCH_SHARE, |limit| limit.0)
+    }
+
     /// All that is wrong with the settings by themselves: key path below `catalog`, and what would be right. Whether
     /// locations exist is found out by [`Catalog::open`](crate::Catalog::open).
     pub fn problems(&self) -> Vec<(String, String)> {
@@ -271,6 +295,9 @@ impl Config {
                     format!("stores.{name}.secret_access_key"),
                     "access_key_id and secret_access_key belong together; set both or none",
                 );
+            }
+            if store.connections == 0 {
+                problem(format!("stores.{name}.connections"), "is 0; use 1 or more");
             }
             if store.endpoint.as_deref().is_some_and(|e| e.starts_with("http://")) && !store.allow_http {
                 problem(format!("stores.{name}.endpoint"), "is plain http; use https, or set allow_http = true");

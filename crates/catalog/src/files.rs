@@ -97,7 +97,7 @@ impl Listing {
                 let found = self.blocking(move || stat_local(&path)).await?;
                 found.map_err(|e| local_error(root, "", e))
             }
-            Backend::Remote { store, prefix, lists } => {
+            Backend::Remote { store, prefix, lists, .. } => {
                 let looks_like_file =
                     prefix.filename().is_some_and(|name| crate::formats::FileName::parse(name).is_some());
                 if *lists && !looks_like_file {
@@ -246,7 +246,7 @@ fn local_etag(_meta: &std::fs::Metadata) -> Option<String> {
 }
 
 async fn list_remote(root: &Arc<Root>, rel: &str, deep: bool) -> Result<Level, Error> {
-    let Backend::Remote { store, prefix, lists } = &root.backend else { return Ok(Level::default()) };
+    let Backend::Remote { store, prefix, lists, .. } = &root.backend else { return Ok(Level::default()) };
     if !lists {
         return Err(Error::Location {
             location: root.location.clone(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::parquet::ParquetAccessPlan;
 use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
 use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReaderFactory};
 use datafusion::error::{DataFusionError, Result as DfResult};
@@ -22,7 +23,12 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 
 use crate::cache::Cache;
 use crate::error::Error;
+use crate::follow::Following;
+use crate::metadata::CacheStatistics;
 use crate::pinned::{FileId, PinnedStore};
+
+/// What is read from the end of a remote file to have its footer by one request: most are smaller.
+const FOOTER: usize = 128 << 10;
 
 /// Footers by file identity.
 #[derive(Debug)]
@@ -42,6 +48,21 @@ impl Footers {
         Self { cache: Cache::new(budget) }
     }
 
+    /// The footer of a file, if it is known.
+    pub(crate) fn known(&self, file: &FileId) -> Option<Arc<ParquetMetaData>> {
+        self.cache.get(file).map(|footer| footer.metadata)
+    }
+
+    /// Bytes that they may take.
+    pub(crate) fn budget(&self) -> usize {
+        self.cache.budget()
+    }
+
+    /// What there is, and how often it was asked for.
+    pub(crate) fn statistics(&self) -> CacheStatistics {
+        CacheStatistics::of(&self.cache)
+    }
+
     /// The footer of a file of `store`, with page indexes if `pages` asks for them.
     pub(crate) async fn get(
         &self,
@@ -57,6 +78,7 @@ impl Footers {
         {
             return Ok(footer.metadata);
         }
+        let size_hint = size_hint.or_else(|| file.is_remote().then_some(FOOTER));
         let store: &dyn ObjectStore = store.as_ref();
         let metadata = DFParquetMetadata::new(store, meta)
             .with_metadata_size_hint(size_hint)
@@ -81,7 +103,7 @@ impl Readers {
     pub(crate) fn open(&self, meta: ObjectMeta) -> impl AsyncFileReader + use<> {
         let metrics = ParquetFileMetrics::new(0, meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
         let (store, footers) = (self.store.clone(), self.footers.clone());
-        Reader { store, footers, meta, size_hint: None, metrics }
+        Reader { store, footers, meta, size_hint: None, metrics, following: None }
     }
 }
 
@@ -95,7 +117,14 @@ impl ParquetFileReaderFactory for Readers {
     ) -> DfResult<Box<dyn AsyncFileReader + Send>> {
         let metrics = ParquetFileMetrics::new(partition_index, file.object_meta.location.as_ref(), metrics);
         let (store, footers) = (self.store.clone(), self.footers.clone());
-        Ok(Box::new(Reader { store, footers, meta: file.object_meta, size_hint, metrics }))
+        // The scan of one row group has said what comes next.
+        let follows = file.extension::<ParquetAccessPlan>().is_none();
+        let part = match &file.range {
+            Some(range) => u64::try_from(range.start).unwrap_or(0)..u64::try_from(range.end).unwrap_or(0),
+            None => 0..u64::MAX,
+        };
+        let following = follows.then(|| (Following::default(), part));
+        Ok(Box::new(Reader { store, footers, meta: file.object_meta, size_hint, metrics, following }))
     }
 }
 
@@ -105,9 +134,21 @@ struct Reader {
     meta: ObjectMeta,
     size_hint: Option<usize>,
     metrics: ParquetFileMetrics,
+    /// The row groups it reads of a remote file, and which it may.
+    following: Option<(Following, Range<u64>)>,
 }
 
 impl Reader {
+    /// Has what is likely to be read after `ranges` brought near.
+    fn follow(&mut self, ranges: &[Range<u64>]) {
+        let Ok(file) = self.store.file(&self.meta.location) else { return };
+        if let Some((following, part)) = self.following.as_mut().filter(|_| file.is_remote())
+            && let Some(footer) = self.footers.known(&file.id)
+        {
+            following.reads(&self.store, &self.meta.location, &footer, part, ranges);
+        }
+    }
+
     fn named(&self, source: DataFusionError) -> ParquetError {
         let file = self.store.display(&self.meta.location);
         ParquetError::External(Box::new(Error::reading(self.store.table(), &file, String::new(), source)))
@@ -123,6 +164,7 @@ impl AsyncFileReader for Reader {
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, ParquetResult<Vec<Bytes>>> {
         let bytes: u64 = ranges.iter().map(|r| r.end - r.start).sum();
         self.metrics.bytes_scanned.add(usize::try_from(bytes).unwrap_or_default());
+        self.follow(&ranges);
         async move { self.store.get_ranges(&self.meta.location, &ranges).await.map_err(|e| self.named(e.into())) }
             .boxed()
     }

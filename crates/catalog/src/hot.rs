@@ -1,5 +1,6 @@
 //! How the cache of hot columns reads a pinned Parquet file: one column of one row group at a time, as the scan would.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -17,9 +18,10 @@ use datafusion::parquet::errors::ParquetError;
 use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, RowGroupMetaData};
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
-use updraft_hot::{ColumnKey, File, FileKey, Load, Size};
+use updraft_hot::{Asked, ColumnKey, File, FileKey, Load, Size};
 
 use crate::error::Error;
+use crate::follow::bytes_of;
 use crate::footers::Readers;
 use crate::pinned::PinnedFile;
 
@@ -65,6 +67,14 @@ impl Load for Columns {
 
     async fn load(&self, key: &ColumnKey) -> DfResult<ArrayRef> {
         self.read(key).await.map_err(|e| self.named(e))
+    }
+
+    fn ahead(&self, keys: &[ColumnKey]) -> Option<Asked> {
+        let store = &self.readers.store;
+        let file = store.file(&self.meta.location).ok().filter(|file| file.is_remote())?;
+        let footer = self.readers.footers.known(&file.id)?;
+        let ranges: Vec<_> = keys.iter().flat_map(|key| ranges(&footer, key)).collect();
+        store.read_ahead(&self.meta.location, &ranges).map(|pieces| Box::new(pieces) as Asked)
     }
 }
 
@@ -126,6 +136,15 @@ impl Columns {
 
 fn group<'a>(footer: &'a ParquetMetaData, key: &ColumnKey) -> DfResult<&'a RowGroupMetaData> {
     footer.row_groups().get(key.segment.row_group as usize).ok_or_else(no_such_part)
+}
+
+/// Where a column of a row group is in the file.
+fn ranges<'a>(footer: &'a ParquetMetaData, key: &ColumnKey) -> impl Iterator<Item = Range<u64>> + use<'a> {
+    let leaves = footer.file_metadata().schema_descr();
+    let (group, column) = (footer.row_groups().get(key.segment.row_group as usize), key.column as usize);
+    let chunks = group.into_iter().flat_map(|group| group.columns().iter().enumerate());
+    let chunks = chunks.filter(move |(leaf, _)| leaves.get_column_root_idx(*leaf) == column);
+    chunks.map(|(_, chunk)| bytes_of(chunk))
 }
 
 fn no_such_part() -> DataFusionError {

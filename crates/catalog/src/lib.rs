@@ -10,12 +10,16 @@
 //! - `config`: the settings of section `catalog`; `types`: type names in them
 //! - `stores`: locations and clients; `files`: listing; `discover`: which tables are below a root (the rule is there)
 //! - `definition`: a table's files now; `formats`: names to formats; `partitions`: columns from `key=value` folders
-//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files
+//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files,
+//!   `metadata`: how much of that
 //! - `stored`: how large the parts of a table are
-//! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
+//! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
+//!   before it is needed, `follow` for a scan that does not say what that is
+//! - `pinned`: the store that serves only what was pinned; `local`: ranges of files on disk; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
+mod ahead;
 mod avro;
 mod cache;
 mod config;
@@ -23,12 +27,18 @@ mod definition;
 mod discover;
 mod error;
 mod files;
+mod follow;
 mod footers;
 mod formats;
 mod hot;
 mod ipc;
+mod local;
+mod metadata;
 mod partitions;
 mod pinned;
+mod ranges;
+mod remote;
+mod requests;
 mod schema;
 mod snapshot;
 mod source;
@@ -54,10 +64,13 @@ use tokio::runtime::Handle;
 pub use cache::Cache;
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
+pub use metadata::{CacheStatistics, MetadataStatistics};
+pub use requests::StoreFigures;
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
 pub use table::stored;
 
+use ahead::Room;
 use definition::{Definition, Places};
 use discover::{Candidate, candidates};
 use files::Listing;
@@ -70,6 +83,8 @@ pub const CATALOG: &str = "updraft";
 /// Name of the default schema.
 pub const SCHEMA: &str = "public";
 
+/// What is read ahead when nobody says how much, in bytes.
+const PREFETCH: u64 = 64 << 20;
 /// Tables of which the last snapshot is kept; at the bound all are dropped, and made anew when asked for.
 const TABLES_MAX: usize = 4096;
 
@@ -83,8 +98,8 @@ pub struct Catalog {
     workshop: Workshop,
     /// The last snapshot of each table, used again as long as its files are the same.
     current: Mutex<HashMap<Name, Arc<Slot>>>,
-    // Keeps the clients of the stores, which locations share.
-    _stores: Stores,
+    /// The clients of the stores, which locations share.
+    stores: Stores,
 }
 
 /// Schema and name.
@@ -174,6 +189,7 @@ impl Catalog {
             tables.insert((schema.clone(), name.clone()), Definition { schema, name, places, config });
         }
         let views = config.views.into_iter().map(|(key, sql)| (own(split_name(&key)), sql)).collect();
+        let prefetch = config.prefetch_limit.map_or(PREFETCH, |limit| limit.0);
         let budget = usize::try_from(config.metadata_cache.as_u64()).unwrap_or(usize::MAX);
         let catalog = Catalog {
             roots,
@@ -183,12 +199,13 @@ impl Catalog {
             workshop: Workshop {
                 io,
                 registry: Arc::default(),
+                room: Room::new(prefetch),
                 footers: Arc::new(Footers::new(budget / 2)),
                 facts: Cache::new(budget - budget / 2),
                 hot: None,
             },
             current: Mutex::default(),
-            _stores: stores,
+            stores,
         };
         errors.extend(catalog.check().await);
         if errors.is_empty() { Ok(catalog) } else { Err(errors) }
@@ -203,6 +220,22 @@ impl Catalog {
     /// The cache of hot columns, when it is on.
     pub fn hot(&self) -> Option<&Arc<updraft_hot::Cache>> {
         self.workshop.hot.as_ref()
+    }
+
+    /// What was asked of each bucket or web server, with its URL. One that has settings of its own for a part of it is
+    /// there for each.
+    pub fn stores(&self) -> Vec<(String, StoreFigures)> {
+        self.stores.figures()
+    }
+
+    /// What is kept of what is known about files.
+    pub fn metadata(&self) -> MetadataStatistics {
+        let Workshop { footers, facts, .. } = &self.workshop;
+        MetadataStatistics {
+            limit_bytes: footers.budget() + facts.budget(),
+            footers: footers.statistics(),
+            schemas: CacheStatistics::of(facts),
+        }
     }
 
     /// The object stores for DataFusion's `RuntimeEnv`: the live snapshots, by URLs only this crate makes. There is no

@@ -12,11 +12,11 @@ use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::DateTime;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::object_store::{ObjectStoreRegistry, ObjectStoreUrl};
-use futures::StreamExt;
+use futures::future::{join, join_all};
 use futures::stream::BoxStream;
+use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
     Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
@@ -26,12 +26,15 @@ use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use url::Url;
 
+use crate::ahead::{Ahead, Piece, Room};
 use crate::error::Error;
-use crate::files::{Entry, join, local_entry};
+use crate::files::{Entry, local_entry};
+use crate::local::read_ranges;
+use crate::remote::RemoteFile;
 use crate::stores::{Backend, Root};
 
-/// Bytes read at once from a local file: large enough for a column chunk, small enough to keep many of them.
-const PIECE: u64 = 4 << 20;
+/// Bytes of a file that are handed on at once: large enough for a column chunk, small enough to keep many of them.
+pub(crate) const PIECE: u64 = 4 << 20;
 
 /// Identity of a file: equal ids hold equal bytes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -52,13 +55,24 @@ impl PinnedFile {
     pub(crate) fn display(&self) -> String {
         self.root.display(&self.id.entry.rel)
     }
+
+    /// Whether `range` is a part of it.
+    fn has(&self, range: &Range<u64>) -> bool {
+        range.start <= range.end && range.end <= self.id.entry.size
+    }
+
+    /// Whether it is of an object store.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.root.backend, Backend::Remote { .. })
+    }
 }
 
 /// The files of one snapshot as an object store. Plans hold it by their readers; the registry only knows it while it lives.
 #[derive(Debug)]
 pub(crate) struct PinnedStore {
-    table: String,
+    table: Arc<str>,
     files: HashMap<Path, Arc<PinnedFile>>,
+    ahead: Ahead,
     io: Handle,
     key: String,
     registry: Weak<Live>,
@@ -70,13 +84,21 @@ impl PinnedStore {
         table: String,
         files: HashMap<Path, Arc<PinnedFile>>,
         io: Handle,
+        room: &Room,
         registry: &Arc<Registry>,
     ) -> Arc<Self> {
         let live = &registry.live;
         let mut stores = live.stores.lock();
         stores.next += 1;
         let key = format!("s{}", stores.next);
-        let store = Arc::new(Self { table, files, io, key: key.clone(), registry: Arc::downgrade(live) });
+        let store = Arc::new(Self {
+            table: table.into(),
+            files,
+            ahead: Ahead::new(room),
+            io,
+            key: key.clone(),
+            registry: Arc::downgrade(live),
+        });
         stores.by_key.insert(key, Arc::downgrade(&store));
         store
     }
@@ -103,44 +125,48 @@ impl PinnedStore {
         self.files.get(location).map_or_else(|| location.to_string(), |file| file.display())
     }
 
-    fn changed(&self, file: &PinnedFile) -> object_store::Error {
-        changed(&self.table, file)
+    /// Whether files of it may be read ahead.
+    fn remote(&self, file: &Arc<PinnedFile>) -> Option<RemoteFile> {
+        RemoteFile::new(&self.table, file, &self.io)
     }
 
-    async fn get_remote(
+    /// Asks for `ranges` of the file at `location` before they are needed; they stay until what this returns is dropped.
+    /// `None` = they are not read ahead: the file is local, or there is no room.
+    pub(crate) fn read_ahead(&self, location: &Path, ranges: &[Range<u64>]) -> Option<Vec<Arc<Piece>>> {
+        let file = self.files.get(location)?;
+        let remote = self.remote(file)?;
+        ranges.iter().all(|range| file.has(range)).then(|| self.ahead.ask(location, &remote, ranges))?
+    }
+
+    /// The bytes of each of `ranges`: those read ahead, and the others.
+    async fn read_remote(
         &self,
-        file: &PinnedFile,
-        store: &Arc<dyn ObjectStore>,
-        prefix: &Path,
-        mut options: GetOptions,
-    ) -> object_store::Result<GetResult> {
-        let pinned = &file.id.entry;
-        options.version = pinned.version.clone();
-        match &pinned.etag {
-            // A weak tag never matches `If-Match`; it is compared below.
-            Some(etag) if !etag.starts_with("W/") => options.if_match = Some(etag.clone()),
-            _ if pinned.modified > DateTime::UNIX_EPOCH => options.if_unmodified_since = Some(pinned.modified),
-            _ => {}
+        location: &Path,
+        file: &RemoteFile,
+        ranges: &[Range<u64>],
+    ) -> object_store::Result<Vec<Bytes>> {
+        let mut got: Vec<Bytes> = vec![Bytes::new(); ranges.len()];
+        let (mut coming, mut absent) = (Vec::new(), Vec::new());
+        for (at, range) in ranges.iter().enumerate() {
+            match self.ahead.find(location, range) {
+                Some(bytes) => coming.push(bytes.map(move |bytes| (at, bytes))),
+                None => absent.push(at),
+            }
         }
-        let result = match store.get_opts(&join(prefix, &pinned.rel), options).await {
-            Ok(result) => result,
-            Err(
-                object_store::Error::NotFound { .. }
-                | object_store::Error::Precondition { .. }
-                | object_store::Error::NotModified { .. },
-            ) => return Err(self.changed(file)),
-            Err(e) => return Err(e),
-        };
-        let same_etag = match (&pinned.etag, &result.meta.e_tag) {
-            (Some(pinned), Some(now)) => pinned == now,
-            // Servers without tags: the time is all there is.
-            (None, None) => pinned.modified == result.meta.last_modified,
-            _ => true,
-        };
-        if result.meta.size != pinned.size || !same_etag {
-            return Err(self.changed(file));
+        let (come, read) = join(join_all(coming), read_some(file, ranges, &absent)).await;
+        let mut failed = Vec::new();
+        for (at, bytes) in come {
+            match bytes {
+                Some(bytes) => got[at] = bytes,
+                None => failed.push(at),
+            }
         }
-        Ok(result)
+        // Now it matters, and its error is told.
+        let again = read_some(file, ranges, &failed).await?;
+        for (at, bytes) in absent.into_iter().zip(read?).chain(failed.into_iter().zip(again)) {
+            got[at] = bytes;
+        }
+        Ok(got)
     }
 
     async fn get_local(&self, file: &Arc<PinnedFile>, range: Range<u64>) -> object_store::Result<GetResultPayload> {
@@ -168,7 +194,7 @@ impl PinnedStore {
 /// What is still to be read of a local file.
 struct Reading {
     file: Arc<PinnedFile>,
-    table: String,
+    table: Arc<str>,
     at: u64,
     end: u64,
 }
@@ -198,7 +224,7 @@ fn read_piece(mut reading: Reading, handle: Option<File>) -> object_store::Resul
     };
     let (bytes, handle, now) = match read() {
         Ok(done) => done,
-        Err(e) => return Err(local_error(&reading, e)),
+        Err(e) => return Err(local_error(&reading.table, &reading.file, e)),
     };
     let short = (bytes.len() as u64) < (reading.end - reading.at).min(PIECE);
     // A chmod changes the identity too: an error too many there, but no rewritten file slips through.
@@ -218,16 +244,16 @@ pub(crate) fn local_path(file: &PinnedFile) -> std::path::PathBuf {
     }
 }
 
-fn local_error(reading: &Reading, source: io::Error) -> object_store::Error {
-    let path = reading.file.display();
+pub(crate) fn local_error(table: &str, file: &PinnedFile, source: io::Error) -> object_store::Error {
+    let path = file.display();
     match source.kind() {
-        io::ErrorKind::NotFound => changed(&reading.table, &reading.file),
+        io::ErrorKind::NotFound => changed(table, file),
         io::ErrorKind::PermissionDenied => object_store::Error::PermissionDenied { path, source: source.into() },
         _ => object_store::Error::Generic { store: "local disk", source: source.into() },
     }
 }
 
-fn changed(table: &str, file: &PinnedFile) -> object_store::Error {
+pub(crate) fn changed(table: &str, file: &PinnedFile) -> object_store::Error {
     let path = file.display();
     let source = Error::Changed { table: table.to_owned(), file: path.clone() };
     object_store::Error::Precondition { path, source: Box::new(source) }
@@ -253,7 +279,6 @@ impl Drop for PinnedStore {
 
 #[async_trait]
 impl ObjectStore for PinnedStore {
-    // `get_ranges` stays the default: it goes through `get_opts`, and so through the pin.
     async fn get_opts(&self, location: &Path, options: GetOptions) -> object_store::Result<GetResult> {
         let file = self.file(location)?;
         let pinned = &file.id.entry;
@@ -264,24 +289,29 @@ impl ObjectStore for PinnedStore {
             e_tag: pinned.etag.clone(),
             version: pinned.version.clone(),
         };
-        match &file.root.backend {
-            Backend::Remote { store, prefix, .. } => {
-                let mut result = self.get_remote(file, store, prefix, options).await?;
-                result.meta = meta;
-                Ok(result)
-            }
-            Backend::Local { .. } => {
-                let range = match &options.range {
-                    _ if options.head => 0..0,
-                    Some(range) => range.as_range(pinned.size).map_err(|e| object_store::Error::Generic {
-                        store: "local disk",
-                        source: e.to_string().into(),
-                    })?,
-                    None => 0..pinned.size,
-                };
-                let payload = self.get_local(file, range.clone()).await?;
-                Ok(GetResult { payload, meta, range, attributes: Attributes::default() })
-            }
+        if let Some(remote) = self.remote(file) {
+            return remote.get(meta, options).await;
+        }
+        let range = match &options.range {
+            _ if options.head => 0..0,
+            Some(range) => range
+                .as_range(pinned.size)
+                .map_err(|e| object_store::Error::Generic { store: "local disk", source: e.to_string().into() })?,
+            None => 0..pinned.size,
+        };
+        let payload = self.get_local(file, range.clone()).await?;
+        Ok(GetResult { payload, meta, range, attributes: Attributes::default() })
+    }
+
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
+        let file = self.file(location)?;
+        if let Some(range) = ranges.iter().find(|range| !file.has(range)) {
+            let problem = format!("{range:?} is not inside of {} bytes", file.id.entry.size);
+            return Err(object_store::Error::Generic { store: "snapshot", source: problem.into() });
+        }
+        match self.remote(file) {
+            Some(remote) => self.read_remote(location, &remote, ranges).await,
+            None => read_ranges(&self.io, self.table.clone(), file, ranges).await,
         }
     }
 
@@ -315,6 +345,12 @@ impl ObjectStore for PinnedStore {
     async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> object_store::Result<()> {
         Err(read_only())
     }
+}
+
+/// The bytes of those of `ranges` whose places are `wanted`.
+async fn read_some(file: &RemoteFile, ranges: &[Range<u64>], wanted: &[usize]) -> object_store::Result<Vec<Bytes>> {
+    let ranges: Vec<_> = wanted.iter().map(|at| ranges[*at].clone()).collect();
+    file.read(&ranges).await
 }
 
 /// Scheme of the URLs of snapshots. No SQL can name one that is not its own: keys are made up per snapshot.

@@ -23,6 +23,7 @@ use object_store::path::Path;
 use tokio::runtime::Handle;
 use updraft_hot::{Bounds, Segments};
 
+use crate::ahead::Room;
 use crate::cache::Cache;
 use crate::config::{Compression, Format, TableConfig};
 use crate::definition::{Definition, Member};
@@ -144,6 +145,8 @@ pub(crate) struct Facts {
 pub(crate) struct Workshop {
     pub(crate) io: Handle,
     pub(crate) registry: Arc<Registry>,
+    /// Room for what is read before it is needed.
+    pub(crate) room: Room,
     pub(crate) footers: Arc<Footers>,
     /// By file and by the options that it is read with.
     pub(crate) facts: Cache<(FileId, u64), Arc<Facts>>,
@@ -187,7 +190,7 @@ impl Workshop {
             }
             files.push((path, file));
         }
-        let store = PinnedStore::new(table.clone(), pinned, self.io.clone(), &self.registry);
+        let store = PinnedStore::new(table.clone(), pinned, self.io.clone(), &self.room, &self.registry);
         let facts = self.facts(&store, &files, format, config, &text, reads_max.clamp(1, READS_MAX)).await?;
 
         let paths: Vec<&str> = members.iter().map(|member| member.path.as_str()).collect();
@@ -225,6 +228,9 @@ impl Workshop {
                 scan.extensions.insert(hot::file(&readers, file, meta(path, file), row_groups, columns));
             }
             scanned.push(scan);
+        }
+        if format == Format::Parquet && files.iter().any(|(_, file)| file.is_remote()) {
+            stored.ahead = self.room.table_bytes();
         }
         let stored = Arc::new(stored);
         for file in &mut scanned {

@@ -18,6 +18,8 @@ pub struct Stored {
     pub columns: Vec<StoredColumn>,
     /// Compressed as a whole: it may be a thousand times larger when it is read.
     pub packed: bool,
+    /// Bytes that a scan may read before it needs them; 0 = it does not.
+    pub ahead: u64,
 }
 
 /// What one column takes, over all files.

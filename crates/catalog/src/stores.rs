@@ -18,6 +18,7 @@ use url::Url;
 
 use crate::config::StoreConfig;
 use crate::error::Error;
+use crate::requests::{Requests, StoreFigures};
 
 /// One configured location, opened. Files are named by their path below it.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub(crate) enum Backend {
     Remote {
         store: Arc<dyn ObjectStore>,
         prefix: Path,
+        /// Shared by all locations of one bucket.
+        requests: Arc<Requests>,
         /// Whether the store can list: a plain web server can not.
         lists: bool,
     },
@@ -72,13 +75,19 @@ pub(crate) struct Stores {
 #[derive(Debug, Default)]
 struct Opened {
     /// Clients by bucket URL and entry of the settings.
-    clients: BTreeMap<(String, Option<String>), Arc<dyn ObjectStore>>,
+    clients: BTreeMap<(String, Option<String>), (Arc<dyn ObjectStore>, Arc<Requests>)>,
     roots: BTreeMap<String, Arc<Root>>,
 }
 
 impl Stores {
     pub(crate) fn new(configs: BTreeMap<String, StoreConfig>, io: Handle) -> Self {
         Self { configs, io, opened: Mutex::default() }
+    }
+
+    /// What was asked of each bucket, by its URL.
+    pub(crate) fn figures(&self) -> Vec<(String, StoreFigures)> {
+        let opened = self.opened.lock();
+        opened.clients.iter().map(|((bucket, _), (_, requests))| (bucket.clone(), requests.figures())).collect()
     }
 
     /// The root for a path or URL. Nothing is asked of the store yet.
@@ -122,18 +131,19 @@ impl Stores {
         let lists = !matches!(url.scheme(), "http" | "https");
         let bucket = url[..url::Position::BeforePath].to_owned();
         let key = (bucket.clone(), config.map(|(name, _)| name.clone()));
-        let store = match opened.clients.get(&key) {
-            Some(store) => store.clone(),
+        let (store, requests) = match opened.clients.get(&key) {
+            Some(client) => client.clone(),
             None => {
                 let default = StoreConfig::default();
                 let config = config.map_or(&default, |(_, store)| store);
                 let store = client(&url, &bucket, config, &self.io)
                     .map_err(|e| wrong(location, &format!("can not be used: {e}")))?;
-                opened.clients.insert(key, store.clone());
-                store
+                let requests = Arc::new(Requests::new(config.connections, config.hedge_after));
+                opened.clients.insert(key, (store.clone(), requests.clone()));
+                (store, requests)
             }
         };
-        Ok(Backend::Remote { store, prefix, lists })
+        Ok(Backend::Remote { store, prefix, requests, lists })
     }
 }
 
@@ -156,6 +166,7 @@ fn client(url: &Url, bucket: &str, config: &StoreConfig, io: &Handle) -> object_
     let mut options = ClientOptions::new()
         .with_allow_http(config.allow_http)
         .with_connect_timeout(config.connect_timeout)
+        .with_pool_max_idle_per_host(config.connections)
         .with_timeout(config.request_timeout);
     Ok(match url.scheme() {
         "s3" | "s3a" => {

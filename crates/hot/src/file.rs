@@ -1,5 +1,6 @@
 //! A Parquet file of a pinned table, as the cache and the scan see it.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
 
@@ -34,6 +35,9 @@ impl File {
     }
 }
 
+/// Bytes that are on their way.
+pub type Asked = Box<dyn Any + Send + Sync>;
+
 /// Reads columns of one file.
 #[async_trait]
 pub trait Load: fmt::Debug + Send + Sync {
@@ -48,6 +52,12 @@ pub trait Load: fmt::Debug + Send + Sync {
     /// # Errors
     /// The file cannot be read or decoded; the error names the file.
     async fn load(&self, key: &ColumnKey) -> Result<ArrayRef>;
+
+    /// Has the bytes of `keys` brought near before they are read, where that takes time. Until it is dropped, what this
+    /// returns keeps them there. `None` = nothing was done: there is no need, or no room.
+    fn ahead(&self, _keys: &[ColumnKey]) -> Option<Asked> {
+        None
+    }
 }
 
 /// What a column takes in memory, in bytes.

@@ -25,10 +25,10 @@ mod shelf;
 mod statistics;
 mod zone;
 
-pub use cache::Cache;
+pub use cache::{Cache, When};
 pub use column::Column;
 pub use config::Config;
-pub use file::{File, Load, Size};
+pub use file::{Asked, File, Load, Size};
 pub use key::{ColumnKey, FileKey, SegmentId};
 pub use preload::{PreloadError, Table};
 pub use scan::{Bounds, ColumnBounds, HotSource, Outlook, Segments};

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use updraft_catalog::StoreFigures;
 use updraft_engine::{CacheFigures, Engine, Error, ErrorKind};
 
 /// Whether the server takes queries: false until it listens and from the moment it drains.
@@ -135,12 +136,22 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "spilled_bytes": engine.spilled(),
                 "plan_cache": cache(engine.plan_cache()),
                 "result_cache": cache(engine.result_cache()),
+                "stores": stores(engine),
+                "metadata_cache": engine.metadata(),
                 "hot": engine.hot().map(|cache| cache.statistics()),
             });
             as_json(StatusCode::OK, &status)
         }
         None => not_started(),
     }
+}
+
+fn stores(engine: &Engine) -> Vec<Value> {
+    let one = |(url, figures): (String, StoreFigures)| {
+        let StoreFigures { reads, bytes, sent_twice } = figures;
+        json!({ "url": url, "reads": reads, "bytes": bytes, "sent_twice": sent_twice })
+    };
+    engine.stores().into_iter().map(one).collect()
 }
 
 fn cache(figures: CacheFigures) -> Value {

@@ -107,7 +107,7 @@ pub struct Ended {
 ///
 /// # Errors
 /// Settings that only show as wrong when they are used (all of them, as [`Error::Config`]), and addresses that are taken.
-pub async fn start(config: Config) -> Result<Running, Error> {
+pub async fn start(mut config: Config) -> Result<Running, Error> {
     let server = config.server;
     let authenticator = Authenticator::new(&config.auth).map_err(|problems| section_problems("auth", problems))?;
     let tls =
@@ -132,12 +132,14 @@ pub async fn start(config: Config) -> Result<Running, Error> {
         .transpose()
         .map_err(Error::Process)?;
 
+    let memory = config.engine.memory_bytes().0;
+    config.catalog.prefetch_limit = Some(ByteSize(config.catalog.prefetch_bytes(memory)));
     let catalog = Catalog::open(config.catalog, tokio::runtime::Handle::current()).await;
     let catalog = catalog.map_err(|errors| {
         let texts = errors.iter().map(|error| (String::new(), error.to_string()));
         section_problems("catalog", texts.collect())
     })?;
-    let catalog = match config.hot.memory_bytes(config.engine.memory_bytes().0) {
+    let catalog = match config.hot.memory_bytes(memory) {
         0 => catalog,
         limit => catalog.with_hot(updraft_hot::Cache::new(limit)),
     };

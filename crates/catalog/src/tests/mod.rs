@@ -5,6 +5,7 @@ mod fresh;
 mod hot;
 mod names;
 mod reading;
+mod reads;
 mod remote;
 mod scan;
 

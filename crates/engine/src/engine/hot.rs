@@ -1,8 +1,8 @@
-//! What an operator may ask of the cache of hot tables.
+//! What an operator may ask of the cache of hot tables and of the object stores.
 
 use std::sync::Arc;
 
-use updraft_catalog::{Relation, split_name};
+use updraft_catalog::{MetadataStatistics, Relation, StoreFigures, split_name};
 use updraft_hot::{Cache, PreloadError, Table};
 
 use super::Engine;
@@ -15,6 +15,16 @@ impl Engine {
     /// The cache of hot tables, when it is on (`hot.memory_limit`).
     pub fn hot(&self) -> Option<&Arc<Cache>> {
         self.planner.catalog.hot()
+    }
+
+    /// What was asked of each bucket or web server, with its URL.
+    pub fn stores(&self) -> Vec<(String, StoreFigures)> {
+        self.planner.catalog.stores()
+    }
+
+    /// What is kept of what is known about files (`catalog.metadata_cache`).
+    pub fn metadata(&self) -> MetadataStatistics {
+        self.planner.catalog.metadata()
     }
 
     /// Loads `tables` (`name` or `schema.name`) into the cache of hot tables, as they are now.

@@ -141,7 +141,8 @@ fn weigh(
         _ => (0, files.largest.min(PIECE).saturating_mul(2)),
     };
     let as_stored = scan.lanes.saturating_mul(as_stored).min(scan.bytes);
-    scan.held = as_stored.saturating_add(scan.lanes.saturating_mul(besides));
+    let ahead = stored.ahead.min(scan.bytes);
+    scan.held = as_stored.saturating_add(scan.lanes.saturating_mul(besides)).saturating_add(ahead);
     scan
 }
 
@@ -207,6 +208,7 @@ fn guess(files: &Files, table: &Schema, columns_read: usize) -> Stored {
         largest_part: None,
         columns: vec![StoredColumn { values: files.bytes / columns as u64, ..column }; columns],
         packed: true,
+        ahead: 0,
     }
 }
 

@@ -3,7 +3,8 @@
 //! All partitions of one execution take from one queue, so that none is idle while another has rows left. A plan may be
 //! executed again, and by several at once: each execution is told by its task context and has a queue of its own.
 
-use std::collections::VecDeque;
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
@@ -12,6 +13,10 @@ use datafusion::execution::TaskContext;
 use parking_lot::Mutex;
 
 use super::rows::Rows;
+use crate::file::Asked;
+
+/// Segments that are looked ahead at: enough of small ones to hide the way to a store.
+const AHEAD_MAX: usize = 64;
 
 /// What is left to be scanned of one execution.
 #[derive(Debug)]
@@ -31,6 +36,8 @@ struct State {
     open: VecDeque<Arc<Rows>>,
     /// The first row not taken of the first of them.
     next: usize,
+    /// What is on its way for segments nobody has looked at.
+    asked: HashMap<u32, Asked>,
 }
 
 /// What a partition is to do next.
@@ -38,8 +45,8 @@ struct State {
 pub(super) enum Turn {
     /// To scan these rows.
     Rows(Arc<Rows>, Range<usize>),
-    /// To get this segment, which is not in memory.
-    Absent(u32),
+    /// To get this segment, which is not in memory, though its bytes may be on their way.
+    Absent(u32, Option<Asked>),
     /// Nothing: all was taken.
     Done,
 }
@@ -48,7 +55,7 @@ impl Queue {
     /// A queue of `segments`, of whose rows `fetch` are wanted.
     pub(super) fn new(segments: impl IntoIterator<Item = u32>, morsel: usize, fetch: Option<usize>) -> Self {
         let unopened = segments.into_iter().collect();
-        let state = State { unopened, open: VecDeque::new(), next: 0 };
+        let state = State { unopened, open: VecDeque::new(), next: 0, asked: HashMap::new() };
         Self { state: Mutex::new(state), wanted: fetch.map(AtomicUsize::new), morsel: morsel.max(1) }
     }
 
@@ -75,11 +82,23 @@ impl Queue {
                 return Turn::Rows(taken.0, taken.1);
             }
             // In memory or not is found out in no time, so the others may wait for that.
-            match state.unopened.pop_front().map(&mut look) {
-                Some(Ok(Some(rows))) => state.open.push_back(Arc::new(rows)),
-                Some(Ok(None)) => {}
-                Some(Err(segment)) => return Turn::Absent(segment),
-                None => return Turn::Done,
+            let Some(segment) = state.unopened.pop_front() else { return Turn::Done };
+            let asked = state.asked.remove(&segment);
+            match look(segment) {
+                Ok(Some(rows)) => state.open.push_back(Arc::new(rows)),
+                Ok(None) => {}
+                Err(segment) => return Turn::Absent(segment, asked),
+            }
+        }
+    }
+
+    /// Has the bytes of the next segments brought near by `ask`, until that does nothing.
+    pub(super) fn look_ahead(&self, mut ask: impl FnMut(u32) -> Option<Asked>) {
+        let state = &mut *self.state.lock();
+        for segment in state.unopened.iter().take(AHEAD_MAX) {
+            if let Entry::Vacant(place) = state.asked.entry(*segment) {
+                let Some(asked) = ask(*segment) else { return };
+                place.insert(asked);
             }
         }
     }
@@ -163,7 +182,7 @@ mod tests {
         loop {
             match queue.take(&look) {
                 Turn::Rows(rows, range) => taken.push((rows.number, range)),
-                Turn::Absent(segment) => taken.push((segment, 0..0)),
+                Turn::Absent(segment, _) => taken.push((segment, 0..0)),
                 Turn::Done => return taken,
             }
         }
