@@ -71,8 +71,8 @@ def s3(_, figures):
     lines.append(["*total*", shown(totals["local_ms"]), shown(totals["s3_ms"]) + (f" ({totals['ratio']:.2f})" if totals["ratio"] else ""), ""])
     text = f"""## TPC-H from an object store
 
-Scale {figures["scale"]:g}, from local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. The cache of hot tables is
-empty at each run; footers are known.
+Scale {figures["scale"]:g}, from local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. Nothing
+of the files is known or held at any run.
 
 """
     return [text + table(["", "local", "S3", "requests"], lines)]
