@@ -146,7 +146,8 @@ impl Cache {
     /// `table`. A column that somebody else loads is waited for. `None` = read this segment from its file: it is not worth
     /// the room, for now.
     ///
-    /// `when` says which are let in at all. Dropping the future ends the loading, unless another waits for the same column. Must be polled on a tokio runtime.
+    /// `when` says which are let in at all. Dropping the future ends the loading, unless another waits for the same column.
+    /// Must be polled on a tokio runtime.
     ///
     /// # Errors
     /// As `loader`. All who wait get the error, and the next to ask loads again.
@@ -180,13 +181,13 @@ impl Cache {
     ) -> Result<Option<Vec<Arc<Column>>>> {
         let (mut found, may_load) = self.find(table, keys, when, times);
         let missing: Vec<usize> = (0..keys.len()).filter(|at| matches!(found[*at], Found::Missing)).collect();
-        if !missing.is_empty() {
-            if when == When::Behind {
-                if may_load {
-                    self.begin(table, loader, keys);
-                }
-                return Ok(None);
+        if when == When::Behind && found.iter().any(|found| !matches!(found, Found::Column(_))) {
+            if may_load && !missing.is_empty() {
+                self.begin(table, loader, keys);
             }
+            return Ok(None);
+        }
+        if !missing.is_empty() {
             if !may_load {
                 return Ok(None);
             }
@@ -222,7 +223,7 @@ impl Cache {
     /// Begins to load columns that nobody waits for, unless others are being loaded so.
     fn begin(self: &Arc<Self>, table: &Arc<str>, loader: &Arc<dyn Load>, keys: &[ColumnKey]) {
         let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() else { return };
-        // Not what is to be kept: it must not keep itself.
+        // Weak, as the cache holds the task.
         let cache = Arc::downgrade(self);
         let (table, loader, keys) = (Arc::clone(table), Arc::clone(loader), keys.to_vec());
         let work = async move {

@@ -58,16 +58,15 @@ impl Bounds {
     }
 }
 
-/// Bytes of the length of a string, as stored.
-const LENGTH: i64 = 4;
-
-/// For each column of `schema` whether its strings take less than any would that are written one after the other.
+/// For each column of `schema` whether its strings take little more than a byte each, whatever their length: they are codes
+/// of few values.
 fn coded(footer: &ParquetMetaData, schema: &Schema) -> Vec<bool> {
     let stored = footer.file_metadata().schema_descr();
     let mut coded: Vec<bool> = schema.fields().iter().map(|field| field.data_type() == &DataType::Utf8View).collect();
     for group in footer.row_groups() {
         for (leaf, chunk) in group.columns().iter().enumerate() {
-            let is_coded = chunk.uncompressed_size() < LENGTH.saturating_mul(chunk.num_values());
+            let values = chunk.num_values();
+            let is_coded = chunk.uncompressed_size() < values.saturating_add(values / 4);
             if let Some(column) = coded.get_mut(stored.get_column_root_idx(leaf)) {
                 *column &= is_coded;
             }

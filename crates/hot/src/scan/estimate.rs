@@ -49,11 +49,15 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
     let mut outlook = Outlook { segments: segments.len(), ..Outlook::default() };
     let scan = Scan::new(source, source.segments.schema()).ok();
     let (mut looked, mut absent) = (0, 0);
-    let filtered = scan.as_ref().filter(|_| source.reads_late()).map(|scan| filter_columns(source, &scan.needed));
-    let skipped = |segment: u32| match (&filtered, &scan) {
-        // A few pages of each column.
-        (Some(_), _) if source.segments.is_indexed(segment) => rows(segment).saturating_sub(PAGES_ROWS),
-        (Some(filtered), Some(scan)) => rows(segment) / scan.needed.len().max(1) * (scan.needed.len() - filtered.len()),
+    let skipped = |segment: u32| match &scan {
+        Some(scan) if source.reads_late() => match source.segments.is_indexed(segment) {
+            // A few pages of each column.
+            true => rows(segment).saturating_sub(PAGES_ROWS),
+            false => {
+                let others = scan.needed.len() - filter_columns(source, &scan.needed).len();
+                rows(segment) / scan.needed.len().max(1) * others
+            }
+        },
         _ => 0,
     };
     for segment in segments {
