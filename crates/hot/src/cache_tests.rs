@@ -220,6 +220,35 @@ async fn many_who_ask_at_once_load_once() {
 }
 
 #[tokio::test]
+async fn what_is_read_often_is_loaded_and_a_lookup_never_waits_for_it() {
+    let (loader, cache) = (Fake::gated(100), Cache::new(1 << 20));
+    let (of_table, dynamic, wanted): (_, Loader, _) = (table(), loader.clone(), keys("f", 0..2));
+    let look =
+        async |when| cache.get_or_load(&of_table, &dynamic, &wanted, when).await.expect("it can be read").is_some();
+    for share in [0.5, 0.25, 0.25] {
+        assert!(!look(When::Behind).await && !look(When::Paid).await, "it was read less than once");
+        cache.pay(&wanted, share);
+    }
+    assert_eq!(loader.loads(), 0);
+    assert!(!look(When::Behind).await, "it is read once more");
+    while loader.loads() < 2 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!look(When::Behind).await, "and again while it is loaded");
+    for _ in 0..2 {
+        loader.gate.as_ref().expect("a gate").notify_one();
+        tokio::task::yield_now().await;
+    }
+    while !look(When::Behind).await {
+        loader.gate.as_ref().expect("a gate").notify_one();
+        tokio::task::yield_now().await;
+    }
+    assert!(look(When::Paid).await && loader.loads() == 2);
+    cache.clear();
+    assert!(!look(When::Paid).await && loader.loads() == 2, "all is forgotten");
+}
+
+#[tokio::test]
 async fn a_load_goes_on_when_the_one_who_began_it_has_gone() {
     let (loader, cache) = (Fake::gated(100), Cache::new(1 << 20));
     let wanted = [key("f", 0)];

@@ -12,6 +12,8 @@ pub struct Bounds {
     pub columns: Vec<Option<ColumnBounds>>,
     /// By the same number, whether the file holds strings of few values, each once.
     pub coded: Vec<bool>,
+    /// The file says what values are in which page.
+    pub indexed: bool,
 }
 
 /// What a footer says of one column: one entry for each row group.
@@ -39,7 +41,9 @@ impl Bounds {
             let nulls = converter.row_group_null_counts(footer.row_groups()).ok()?;
             Some(ColumnBounds { min, max, nulls })
         });
-        Self { columns: columns.collect(), coded: coded(footer, schema) }
+        let mut chunks = footer.row_groups().iter().flat_map(|group| group.columns());
+        let indexed = chunks.all(|chunk| chunk.column_index_offset().is_some());
+        Self { columns: columns.collect(), coded: coded(footer, schema), indexed }
     }
 
     /// Bytes that it takes in memory.
@@ -54,16 +58,15 @@ impl Bounds {
     }
 }
 
-/// Bytes of the length of a string, as stored.
-const LENGTH: i64 = 4;
-
-/// For each column of `schema` whether its strings take less than any would that are written one after the other.
+/// For each column of `schema` whether its strings take little more than a byte each, whatever their length: they are codes
+/// of few values.
 fn coded(footer: &ParquetMetaData, schema: &Schema) -> Vec<bool> {
     let stored = footer.file_metadata().schema_descr();
     let mut coded: Vec<bool> = schema.fields().iter().map(|field| field.data_type() == &DataType::Utf8View).collect();
     for group in footer.row_groups() {
         for (leaf, chunk) in group.columns().iter().enumerate() {
-            let is_coded = chunk.uncompressed_size() < LENGTH.saturating_mul(chunk.num_values());
+            let values = chunk.num_values();
+            let is_coded = chunk.uncompressed_size() < values.saturating_add(values / 4);
             if let Some(column) = coded.get_mut(stored.get_column_root_idx(leaf)) {
                 *column &= is_coded;
             }

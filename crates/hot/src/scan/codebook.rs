@@ -3,7 +3,6 @@
 //! A cast of a batch to a dictionary looks at the bytes of each string. Most strings that are given as codes are short, and
 //! so in their views; and of the others, a reader gives all that are equal the same view within a batch.
 
-use std::mem::size_of;
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
@@ -15,8 +14,9 @@ use datafusion::error::Result;
 
 /// Strings of up to as many bytes are in the view itself.
 const INLINE_MAX: u32 = 12;
-/// Bytes of strings and of what finds them, after which a book begins anew: those of a column with few values never get there.
-const BYTES_MAX: usize = 4 << 20;
+/// Strings after which a book begins anew. Each batch that has a new one makes the dictionary anew, and who gets it looks at all
+/// of it again: of more values than this, those of the batch alone are fewer.
+const VALUES_MAX: usize = 4096;
 
 /// The strings of one column that a partition has met, by their codes.
 #[derive(Debug, Default)]
@@ -28,7 +28,6 @@ pub(super) struct Codebook {
     values: StringViewBuilder,
     /// All `values`: the same array for batch after batch without anything new.
     dictionary: Option<ArrayRef>,
-    bytes: usize,
 }
 
 impl Codebook {
@@ -37,7 +36,7 @@ impl Codebook {
     /// # Errors
     /// None for arrays that are valid.
     pub(super) fn encode(&mut self, strings: &StringViewArray) -> Result<ArrayRef> {
-        if self.bytes > BYTES_MAX {
+        if self.values.len() > VALUES_MAX {
             *self = Self::default();
         }
         self.of_batch.clear();
@@ -75,11 +74,9 @@ impl Codebook {
         let code = self.values.len() as u32;
         self.values.append_value(text);
         self.dictionary = None;
-        self.bytes += 4 * size_of::<u128>();
         if is_short {
             self.short.insert(view, code);
         } else {
-            self.bytes += 2 * text.len();
             self.long.insert(text.into(), code);
             self.of_batch.insert(view, code);
         }
@@ -118,10 +115,10 @@ mod tests {
     #[test]
     fn a_book_is_bounded() {
         let mut book = Codebook::default();
-        for batch in 0..200 {
+        for batch in 0..20 {
             let texts: Vec<String> = (0..1000).map(|row| format!("{batch} and the row {row}")).collect();
-            check(&mut book, &texts.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
-            assert!(book.bytes <= BYTES_MAX + (1 << 20));
+            let values = check(&mut book, &texts.iter().map(|text| Some(text.as_str())).collect::<Vec<_>>());
+            assert!((1000..=VALUES_MAX + 1000).contains(&values.len()));
         }
     }
 }
