@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -10,6 +11,8 @@ use parking_lot::Mutex;
 pub struct Cache<K, V> {
     budget: usize,
     inner: Mutex<Inner<K, V>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -33,7 +36,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     /// An empty cache of `budget` bytes.
     pub fn new(budget: usize) -> Self {
         let inner = Inner { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, used: 0 };
-        Self { budget, inner: Mutex::new(inner) }
+        Self { budget, inner: Mutex::new(inner), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// The value of `key`, which counts as a use.
@@ -41,7 +44,11 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         inner.tick += 1;
-        let slot = inner.entries.get_mut(key)?;
+        let Some(slot) = inner.entries.get_mut(key) else {
+            self.misses.fetch_add(1, Ordering::Relaxed);
+            return None;
+        };
+        self.hits.fetch_add(1, Ordering::Relaxed);
         inner.order.remove(&slot.tick);
         slot.tick = inner.tick;
         inner.order.insert(slot.tick, key.clone());
@@ -89,6 +96,16 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         drop(inner);
         drop(dropped);
         freed
+    }
+
+    /// The bytes that it may hold.
+    pub fn budget(&self) -> usize {
+        self.budget
+    }
+
+    /// How often what was asked for was there, and how often it was not.
+    pub fn asked(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
     }
 
     /// How many entries there are, and how many bytes they and what is reserved take.
@@ -143,7 +160,7 @@ mod tests {
         assert_eq!(cache.get(&4), None, "heavier than the whole budget");
         cache.insert(3, 'e', 10);
         assert_eq!((cache.get(&1), cache.get(&3)), (None, Some('e')));
-        assert_eq!(cache.size(), (1, 10));
+        assert_eq!((cache.size(), cache.asked()), ((1, 10), (4, 3)));
     }
 
     #[test]

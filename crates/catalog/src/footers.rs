@@ -24,6 +24,7 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::follow::Following;
+use crate::metadata::CacheStatistics;
 use crate::pinned::{FileId, PinnedStore};
 
 /// What is read from the end of a remote file to have its footer by one request: most are smaller.
@@ -50,6 +51,16 @@ impl Footers {
     /// The footer of a file, if it is known.
     pub(crate) fn known(&self, file: &FileId) -> Option<Arc<ParquetMetaData>> {
         self.cache.get(file).map(|footer| footer.metadata)
+    }
+
+    /// Bytes that they may take.
+    pub(crate) fn budget(&self) -> usize {
+        self.cache.budget()
+    }
+
+    /// What there is, and how often it was asked for.
+    pub(crate) fn statistics(&self) -> CacheStatistics {
+        CacheStatistics::of(&self.cache)
     }
 
     /// The footer of a file of `store`, with page indexes if `pages` asks for them.

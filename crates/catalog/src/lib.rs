@@ -10,11 +10,12 @@
 //! - `config`: the settings of section `catalog`; `types`: type names in them
 //! - `stores`: locations and clients; `files`: listing; `discover`: which tables are below a root (the rule is there)
 //! - `definition`: a table's files now; `formats`: names to formats; `partitions`: columns from `key=value` folders
-//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files
+//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files,
+//!   `metadata`: how much of that
 //! - `stored`: how large the parts of a table are
 //! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
 //!   before it is needed, `follow` for a scan that does not say what that is
-//! - `pinned`: the store that serves only what was pinned; `error`: what goes wrong, by kind
+//! - `pinned`: the store that serves only what was pinned; `local`: ranges of files on disk; `error`: what goes wrong, by kind
 //! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
@@ -31,6 +32,8 @@ mod footers;
 mod formats;
 mod hot;
 mod ipc;
+mod local;
+mod metadata;
 mod partitions;
 mod pinned;
 mod ranges;
@@ -61,6 +64,7 @@ use tokio::runtime::Handle;
 pub use cache::Cache;
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
+pub use metadata::{CacheStatistics, MetadataStatistics};
 pub use requests::StoreFigures;
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
@@ -222,6 +226,16 @@ impl Catalog {
     /// there for each.
     pub fn stores(&self) -> Vec<(String, StoreFigures)> {
         self.stores.figures()
+    }
+
+    /// What is kept of what is known about files.
+    pub fn metadata(&self) -> MetadataStatistics {
+        let Workshop { footers, facts, .. } = &self.workshop;
+        MetadataStatistics {
+            limit_bytes: footers.budget() + facts.budget(),
+            footers: footers.statistics(),
+            schemas: CacheStatistics::of(facts),
+        }
     }
 
     /// The object stores for DataFusion's `RuntimeEnv`: the live snapshots, by URLs only this crate makes. There is no

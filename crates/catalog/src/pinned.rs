@@ -19,9 +19,8 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use object_store::path::Path;
 use object_store::{
-    Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload,
-    OBJECT_STORE_COALESCE_DEFAULT, ObjectMeta, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, coalesce_ranges,
+    Attributes, CopyOptions, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
@@ -30,6 +29,7 @@ use url::Url;
 use crate::ahead::{Ahead, Piece, Room};
 use crate::error::Error;
 use crate::files::{Entry, local_entry};
+use crate::local::read_ranges;
 use crate::remote::RemoteFile;
 use crate::stores::{Backend, Root};
 
@@ -224,7 +224,7 @@ fn read_piece(mut reading: Reading, handle: Option<File>) -> object_store::Resul
     };
     let (bytes, handle, now) = match read() {
         Ok(done) => done,
-        Err(e) => return Err(local_error(&reading, e)),
+        Err(e) => return Err(local_error(&reading.table, &reading.file, e)),
     };
     let short = (bytes.len() as u64) < (reading.end - reading.at).min(PIECE);
     // A chmod changes the identity too: an error too many there, but no rewritten file slips through.
@@ -244,10 +244,10 @@ pub(crate) fn local_path(file: &PinnedFile) -> std::path::PathBuf {
     }
 }
 
-fn local_error(reading: &Reading, source: io::Error) -> object_store::Error {
-    let path = reading.file.display();
+pub(crate) fn local_error(table: &str, file: &PinnedFile, source: io::Error) -> object_store::Error {
+    let path = file.display();
     match source.kind() {
-        io::ErrorKind::NotFound => changed(&reading.table, &reading.file),
+        io::ErrorKind::NotFound => changed(table, file),
         io::ErrorKind::PermissionDenied => object_store::Error::PermissionDenied { path, source: source.into() },
         _ => object_store::Error::Generic { store: "local disk", source: source.into() },
     }
@@ -313,10 +313,7 @@ impl ObjectStore for PinnedStore {
                 }
                 self.read_remote(location, &remote, ranges).await
             }
-            None => {
-                let get = |range| self.get_range(location, range);
-                coalesce_ranges(ranges, get, OBJECT_STORE_COALESCE_DEFAULT).await
-            }
+            None => read_ranges(&self.io, self.table.clone(), file, ranges).await,
         }
     }
 

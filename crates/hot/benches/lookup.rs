@@ -11,7 +11,7 @@ use datafusion::arrow::array::{ArrayRef, Int64Array};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::error::Result;
 use tokio::runtime::Runtime;
-use updraft_hot::{Cache, ColumnKey, FileKey, Load, SegmentId, Size};
+use updraft_hot::{Cache, ColumnKey, FileKey, Load, SegmentId, Size, When};
 
 /// Columns that a scan reads of a segment.
 const COLUMNS: u32 = 10;
@@ -45,7 +45,7 @@ fn segment(number: u32) -> Vec<ColumnKey> {
 fn filled(runtime: &Runtime, table: &Arc<str>, segments: u32, limit: u64) -> Arc<Cache> {
     let (cache, loader) = (Cache::new(limit), Arc::new(Loader) as Arc<dyn Load>);
     for number in 0..segments {
-        let loaded = runtime.block_on(cache.get_or_load(table, &loader, &segment(number)));
+        let loaded = runtime.block_on(cache.get_or_load(table, &loader, &segment(number), When::AtOnce));
         loaded.expect("it can be read");
     }
     cache
@@ -78,7 +78,7 @@ fn lookup(c: &mut Criterion) {
         segment(next)
     };
     c.bench_function("ten columns that do not fit", |b| {
-        let ask = |wanted: Vec<ColumnKey>| runtime.block_on(full.get_or_load(&table, &loader, &wanted));
+        let ask = |wanted: Vec<ColumnKey>| runtime.block_on(full.get_or_load(&table, &loader, &wanted, When::AtOnce));
         b.iter_batched(&mut new, |wanted| ask(wanted).expect("it can be read"), BatchSize::SmallInput);
     });
 }

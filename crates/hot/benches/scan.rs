@@ -20,7 +20,7 @@ use datafusion::physical_expr::expressions::{binary, col, lit};
 use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
 use tokio::runtime::{Builder, Runtime};
-use updraft_hot::{Cache, ColumnKey, File, FileKey, HotSource, Load, Segments, Size};
+use updraft_hot::{Cache, ColumnKey, File, FileKey, HotSource, Load, Segments, Size, When};
 
 const ROWS: usize = 1 << 20;
 
@@ -60,7 +60,7 @@ fn source(runtime: &Runtime) -> HotSource {
     let file = File { key: FileKey::new("t"), rows: Arc::new([ROWS as u64]), columns, loader: loader.clone() };
     let keys = schema.fields().iter().enumerate().filter_map(|(at, field)| file.column(0, at, field.data_type()));
     let (cache, table, keys) = (Cache::new(1 << 30), Arc::<str>::from("t"), keys.collect::<Vec<_>>());
-    runtime.block_on(cache.get_or_load(&table, &loader, &keys)).expect("loaded");
+    runtime.block_on(cache.get_or_load(&table, &loader, &keys, When::AtOnce)).expect("loaded");
     let files = vec![PartitionedFile::new("t.parquet", 1).with_extension(file)];
     let segments = Segments::new(schema.clone(), files.clone()).expect("all are known");
     let base = FileScanConfigBuilder::new(ObjectStoreUrl::local_filesystem(), Arc::new(ParquetSource::new(schema)))

@@ -17,8 +17,17 @@ use crate::column::Column;
 use crate::file::{Load, Size};
 use crate::key::ColumnKey;
 use crate::room::{Limit, Room};
-use crate::shelf::{Kept, Shelf};
+use crate::shelf::{Kept, Shelf, WHOLE};
 use crate::statistics::{Counters, Statistics, TableStatistics};
+
+/// When columns that are not in memory are loaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum When {
+    /// The first time.
+    AtOnce,
+    /// When as much of them was read from the file as one reading of all: see [`Cache::pay`].
+    Paid,
+}
 
 /// How often a column must have been asked for lately to take the room of others.
 const USES_TO_EVICT: u8 = 2;
@@ -115,7 +124,7 @@ impl Cache {
     /// `table`. A column that somebody else loads is waited for. `None` = read this segment from its file: it is not worth
     /// the room, for now.
     ///
-    /// Dropping the future ends the loading, unless another waits for the same column. Must be polled on a tokio runtime.
+    /// `when` says which are let in at all. Dropping the future ends the loading, unless another waits for the same column. Must be polled on a tokio runtime.
     ///
     /// # Errors
     /// As `loader`. All who wait get the error, and the next to ask loads again.
@@ -124,8 +133,18 @@ impl Cache {
         table: &Arc<str>,
         loader: &Arc<dyn Load>,
         keys: &[ColumnKey],
+        when: When,
     ) -> Result<Option<Vec<Arc<Column>>>> {
-        self.ask(table, loader, keys, 1).await
+        self.ask(table, loader, keys, when, 1).await
+    }
+
+    /// Counts a `share` (0 to 1) of each of these columns as read from the file, because they were not in memory.
+    pub fn pay<'a>(&self, keys: impl IntoIterator<Item = &'a ColumnKey>, share: f64) {
+        let parts = (share.clamp(0.0, 1.0) * f64::from(WHOLE)).ceil().max(1.0) as u8;
+        let mut state = self.state.lock();
+        for key in keys {
+            state.shelf.pay(key, parts);
+        }
     }
 
     /// As [`Self::get_or_load`], counted as `times` asks.
@@ -134,12 +153,13 @@ impl Cache {
         table: &Arc<str>,
         loader: &Arc<dyn Load>,
         keys: &[ColumnKey],
+        when: When,
         times: u8,
     ) -> Result<Option<Vec<Arc<Column>>>> {
-        let (mut found, rests) = self.find(table, keys, times);
+        let (mut found, may_load) = self.find(table, keys, when, times);
         let missing: Vec<usize> = (0..keys.len()).filter(|at| matches!(found[*at], Found::Missing)).collect();
         if !missing.is_empty() {
-            if rests {
+            if !may_load {
                 return Ok(None);
             }
             let wanted: Vec<ColumnKey> = missing.iter().map(|at| keys[*at].clone()).collect();
@@ -171,8 +191,8 @@ impl Cache {
         try_join_all(columns).await.map(Some)
     }
 
-    /// Looks for all of `keys`, and counts. Also says whether nothing is let in now.
-    fn find(&self, table: &Arc<str>, keys: &[ColumnKey], times: u8) -> (Vec<Found>, bool) {
+    /// Looks for all of `keys`, and counts. Also says whether those that are missing may be loaded now.
+    fn find(&self, table: &Arc<str>, keys: &[ColumnKey], when: When, times: u8) -> (Vec<Found>, bool) {
         let mut state = self.state.lock();
         let found: Vec<Found> = keys
             .iter()
@@ -186,7 +206,9 @@ impl Cache {
         counters.hits += hits as u64;
         counters.misses += (keys.len() - hits) as u64;
         let rests = state.rests_until.is_some_and(|until| Instant::now() < until);
-        (found, rests)
+        let missing = keys.iter().zip(&found).filter(|(_, found)| matches!(found, Found::Missing));
+        let is_due = when == When::AtOnce || missing.map(|(key, _)| key).all(|key| state.shelf.is_paid(key));
+        (found, is_due && !rests)
     }
 
     /// Whether all of `wanted`, which are places in `keys`, would fit once they are read.
@@ -275,9 +297,9 @@ impl Cache {
         gone.iter().map(|kept| kept.bytes).sum()
     }
 
-    /// Lets go of all columns, likewise.
+    /// Lets go of all columns, likewise, and forgets what was asked for.
     pub fn clear(&self) -> u64 {
-        let gone = self.state.lock().shelf.remove(|_| true);
+        let gone = self.state.lock().shelf.clear();
         gone.iter().map(|kept| kept.bytes).sum()
     }
 

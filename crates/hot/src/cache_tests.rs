@@ -101,7 +101,7 @@ type Loader = Arc<dyn Load>;
 async fn ask(cache: &Arc<Cache>, loader: &Arc<Fake>, keys: &[ColumnKey]) -> Result<Option<Vec<Arc<Column>>>> {
     match cache.get(&table(), keys) {
         Some(columns) => Ok(Some(columns)),
-        None => cache.get_or_load(&table(), &(Arc::clone(loader) as Loader), keys).await,
+        None => cache.get_or_load(&table(), &(Arc::clone(loader) as Loader), keys, When::AtOnce).await,
     }
 }
 
@@ -225,8 +225,8 @@ async fn a_load_goes_on_when_the_one_who_began_it_has_gone() {
     let wanted = [key("f", 0)];
     let dynamic: Loader = loader.clone();
     let of_table = table();
-    let mut first = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted));
-    let mut second = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted));
+    let mut first = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted, When::AtOnce));
+    let mut second = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted, When::AtOnce));
     assert!(futures::poll!(&mut first).is_pending() && futures::poll!(&mut second).is_pending());
     drop(first);
     loader.gate.as_ref().expect("a gate").notify_one();
@@ -240,7 +240,7 @@ async fn a_load_nobody_waits_for_leaves_nothing() {
     let wanted = [key("f", 0)];
     let dynamic: Loader = loader.clone();
     let of_table = table();
-    let mut only = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted));
+    let mut only = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted, When::AtOnce));
     assert!(futures::poll!(&mut only).is_pending());
     assert!(cache.used() > 0);
     drop(only);
@@ -318,7 +318,10 @@ async fn a_table_or_all_can_be_let_go_of_and_count_until_they_are_read() {
     let (loader, cache) = (Arc::new(Fake::rows(100)), Cache::new(1 << 20));
     assert!(is_let_in(&cache, &loader, &keys("f", 0..2)).await);
     let other: Arc<str> = "public.other".into();
-    cache.get_or_load(&other, &(loader.clone() as Loader), &keys("g", 0..1)).await.expect("it can be read");
+    cache
+        .get_or_load(&other, &(loader.clone() as Loader), &keys("g", 0..1), When::AtOnce)
+        .await
+        .expect("it can be read");
     let (one, reader) = (loader.column_bytes(), cache.peek(&key("f", 0)));
     assert_eq!(cache.evict("public.t"), 2 * one);
     assert_eq!(cache.used(), 2 * one, "one of it is being read");
@@ -348,7 +351,7 @@ fn the_limit_holds_at_every_step() {
                 3 => cache.state.lock().rests_until = None,
                 4 => runtime.block_on(async {
                     let (of_table, loader) = (table(), loaders[file].clone() as Loader);
-                    let mut ask = Box::pin(cache.get_or_load(&of_table, &loader, &wanted));
+                    let mut ask = Box::pin(cache.get_or_load(&of_table, &loader, &wanted, When::AtOnce));
                     let _ = futures::poll!(&mut ask);
                     assert!(cache.used() <= cache.limit());
                 }),
@@ -393,7 +396,7 @@ async fn many_threads_at_once() {
                     4 => drop(cache.evict("public.t")),
                     leave => {
                         let (dynamic, asks) = (loader.clone() as Loader, leave);
-                        let mut ask = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted));
+                        let mut ask = Box::pin(cache.get_or_load(&of_table, &dynamic, &wanted, When::AtOnce));
                         for _ in 0..asks {
                             if futures::poll!(&mut ask).is_ready() {
                                 break;

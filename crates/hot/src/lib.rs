@@ -25,7 +25,7 @@ mod shelf;
 mod statistics;
 mod zone;
 
-pub use cache::Cache;
+pub use cache::{Cache, When};
 pub use column::Column;
 pub use config::Config;
 pub use file::{Asked, File, Load, Size};

@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::cache::Cache;
+use crate::cache::{Cache, When};
 use crate::file::{File, Load};
 use crate::key::ColumnKey;
 
@@ -104,7 +104,7 @@ impl Cache {
     }
 
     async fn load(self: &Arc<Self>, segment: &Segment) -> Result<bool, PreloadError> {
-        let asked = self.ask(&segment.table, &segment.loader, &segment.keys, USES).await;
+        let asked = self.ask(&segment.table, &segment.loader, &segment.keys, When::AtOnce, USES).await;
         let failed = |source| PreloadError::Load { table: Arc::clone(&segment.table), source };
         Ok(asked.map_err(failed)?.is_some())
     }

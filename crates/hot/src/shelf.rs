@@ -6,6 +6,10 @@
 //! fits, however often it is repeated, then keeps a part of itself in memory instead of chasing itself through it.
 //! What was asked for is remembered for a while when it is not kept, so that the second time counts. All counts are halved
 //! again and again, so that what was asked for often, and is no more, goes.
+//!
+//! Loading a column takes longer than reading it once from its file. So each slot also holds what reading the column from
+//! the file has cost since it was last in memory, in parts of a whole reading: when that is as much as a whole one, loading it
+//! then costs at most twice of what would have been best, whatever is asked for later.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -22,6 +26,9 @@ const USES_MAX: u8 = u8::MAX - 1;
 const ASKS_PER_SLOT: u64 = 8;
 /// Slots below which asks are counted as if there were as many: a small cache forgets no faster.
 const SLOTS_MIN: usize = 1024;
+/// Parts of a column. A lookup that reads next to nothing counts as one of them: fewer than one lookup in a hundred has to
+/// wait until whole columns are loaded.
+pub(crate) const WHOLE: u8 = 128;
 /// Columns that are remembered without being kept, at about 200 bytes each. At the bound the older half is forgotten.
 const REMEMBERED_MAX: usize = 1 << 16;
 
@@ -46,6 +53,8 @@ pub(crate) struct Shelf {
 #[derive(Debug)]
 struct Slot {
     uses: u8,
+    /// Parts of [`WHOLE`] that were read from the file while it was not kept.
+    paid: u8,
     last: u64,
     kept: Option<Kept>,
 }
@@ -80,7 +89,7 @@ impl Shelf {
             self.age();
         }
         let Some(slot) = self.slots.get_mut(key) else {
-            self.slots.insert(key.clone(), Slot { uses: times.min(USES_MAX), last: self.asks, kept: None });
+            self.slots.insert(key.clone(), Slot { uses: times.min(USES_MAX), paid: 0, last: self.asks, kept: None });
             self.remembered += 1;
             if self.remembered > REMEMBERED_MAX {
                 self.forget();
@@ -106,12 +115,24 @@ impl Shelf {
         self.slots.get(key).map_or(0, |slot| slot.uses)
     }
 
+    /// Counts `parts` of [`WHOLE`] as read from the file, if the column is remembered.
+    pub(crate) fn pay(&mut self, key: &ColumnKey, parts: u8) {
+        if let Some(slot) = self.slots.get_mut(key) {
+            slot.paid = slot.paid.saturating_add(parts);
+        }
+    }
+
+    /// Whether as much of a column was read from the file as a whole reading.
+    pub(crate) fn is_paid(&self, key: &ColumnKey) -> bool {
+        self.slots.get(key).is_some_and(|slot| slot.paid >= WHOLE)
+    }
+
     /// Keeps a column.
     pub(crate) fn keep(&mut self, key: ColumnKey, kept: Kept) {
         let last = self.asks;
         let slot = self.slots.entry(key).or_insert_with(|| {
             self.remembered += 1;
-            Slot { uses: 1, last, kept: None }
+            Slot { uses: 1, paid: 0, last, kept: None }
         });
         self.bytes[usize::from(slot.uses)] += kept.bytes;
         match slot.kept.replace(kept) {
@@ -130,17 +151,24 @@ impl Shelf {
         (found >= bytes).then(|| self.take(&keys))
     }
 
-    /// Lets go of `bytes`, or of as many as nobody reads now.
+    /// Lets go of `bytes`, or of as many as nobody reads now. They come back when they were read from their files as much as
+    /// if they had never been here.
     pub(crate) fn let_go(&mut self, bytes: u64) -> Vec<Kept> {
         let (keys, _) = self.least(bytes, u8::MAX);
-        self.take(&keys)
+        self.take_anew(&keys)
     }
 
-    /// Lets go of all columns for which `gone` says so.
+    /// Lets go of all columns for which `gone` says so, likewise.
     pub(crate) fn remove(&mut self, gone: impl Fn(&Kept) -> bool) -> Vec<Kept> {
         let which = self.slots.iter().filter(|(_, slot)| slot.kept.as_ref().is_some_and(&gone));
         let keys: Vec<_> = which.map(|(key, _)| key.clone()).collect();
-        self.take(&keys)
+        self.take_anew(&keys)
+    }
+
+    /// Lets go of all columns, and forgets what was asked for.
+    pub(crate) fn clear(&mut self) -> Vec<Kept> {
+        let slots = std::mem::take(self).slots;
+        slots.into_values().filter_map(|slot| slot.kept).collect()
     }
 
     /// Bytes of columns asked for less than `below` times, those included that are read now.
@@ -172,6 +200,15 @@ impl Shelf {
         (keys, found)
     }
 
+    fn take_anew(&mut self, keys: &[ColumnKey]) -> Vec<Kept> {
+        for key in keys {
+            if let Some(slot) = self.slots.get_mut(key) {
+                slot.paid = 0;
+            }
+        }
+        self.take(keys)
+    }
+
     fn take(&mut self, keys: &[ColumnKey]) -> Vec<Kept> {
         let mut taken = Vec::with_capacity(keys.len());
         for key in keys {
@@ -192,6 +229,10 @@ impl Shelf {
         self.bytes = NOTHING;
         for slot in self.slots.values_mut() {
             slot.uses /= 2;
+            // What is kept needs it when others have taken its room.
+            if slot.kept.is_none() {
+                slot.paid /= 2;
+            }
             self.bytes[usize::from(slot.uses)] += slot.kept.as_ref().map_or(0, |kept| kept.bytes);
         }
         self.retain_remembered(|slot| slot.uses > 0);
@@ -265,6 +306,26 @@ mod tests {
         }
         assert_eq!((shelf.uses(&key(0)), shelf.uses(&key(1))), (USES_MAX / 16, 0));
         assert_eq!((shelf.bytes[15], shelf.remembered, shelf.slots.len()), (10, 1, 2));
+    }
+
+    #[test]
+    fn what_was_paid_for_stays_so_until_it_is_given_back() {
+        let mut shelf = Shelf::default();
+        shelf.pay(&key(0), WHOLE);
+        assert!(!shelf.is_paid(&key(0)), "nobody asked for it");
+        shelf.ask(&key(0), 1);
+        shelf.pay(&key(0), WHOLE - 1);
+        assert!(!shelf.is_paid(&key(0)));
+        shelf.pay(&key(0), u8::MAX);
+        assert!(shelf.is_paid(&key(0)));
+        keep(&mut shelf, 0, 10);
+        assert_eq!(shelf.make_room(10, 2).expect("it was asked for once").len(), 1);
+        assert!(shelf.is_paid(&key(0)), "others needed its room: it comes back at once");
+        keep(&mut shelf, 0, 10);
+        assert_eq!(shelf.let_go(10).len(), 1);
+        assert!(!shelf.is_paid(&key(0)), "queries needed it");
+        keep(&mut shelf, 0, 10);
+        assert_eq!((shelf.clear().len(), shelf.slots.len(), shelf.bytes), (1, 0, NOTHING));
     }
 
     #[test]

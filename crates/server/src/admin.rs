@@ -137,6 +137,7 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "plan_cache": cache(engine.plan_cache()),
                 "result_cache": cache(engine.result_cache()),
                 "stores": stores(engine),
+                "metadata_cache": engine.metadata(),
                 "hot": engine.hot().map(|cache| cache.statistics()),
             });
             as_json(StatusCode::OK, &status)

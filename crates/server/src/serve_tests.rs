@@ -51,6 +51,11 @@ async fn hot_tables_are_loaded_shown_and_let_go_of() {
     let status = ask(&server, "GET /status").await.1;
     let table = &status["hot"]["tables"]["public.t"];
     assert_eq!((&table["columns"], &table["loads"]), (&1.into(), &1.into()), "{status}");
+    let footers = &status["metadata_cache"]["footers"];
+    assert!(
+        footers["entries"] == 1 && footers["used_bytes"].as_u64() > Some(0) && footers["hits"].as_u64() > Some(0),
+        "{status}"
+    );
     assert_eq!(ask(&server, "POST /hot/evict/public.t").await.0, 200);
     assert_eq!(ask(&server, "GET /status").await.1["hot"]["used_bytes"], 0);
     assert_eq!(ask(&server, "POST /hot/preload/t").await.0, 200);

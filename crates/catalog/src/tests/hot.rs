@@ -4,7 +4,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Arra
 use datafusion::arrow::compute::{cast, concat, concat_batches};
 use datafusion::arrow::datatypes::{DataType, Field, Int32Type, Schema, TimeUnit};
 use datafusion::parquet::basic::Compression;
-use updraft_hot::{Cache, ColumnKey, File, PreloadError, Table};
+use updraft_hot::{Cache, ColumnKey, File, PreloadError, Table, When};
 
 use super::*;
 
@@ -116,7 +116,7 @@ async fn through_cache(cache: &Arc<Cache>, table: &Table) -> RecordBatch {
                 };
                 let keys = [key];
                 let size = file.loader.sizes(&keys).await.unwrap()[0];
-                let loaded = cache.get_or_load(&table.name, &file.loader, &keys).await.unwrap().unwrap();
+                let loaded = cache.get_or_load(&table.name, &file.loader, &keys, When::AtOnce).await.unwrap().unwrap();
                 assert!(loaded[0].bytes() <= size.reading, "{field}: {} {size:?}", loaded[0].bytes());
                 let (values, zone) = (&loaded[0].data, &loaded[0].zone);
                 assert_eq!(zone.nulls, values.logical_null_count(), "{field}");
@@ -232,7 +232,10 @@ async fn a_changed_file_is_loaded_anew_and_the_others_stay() {
     assert_eq!(through_cache(&cache, &before).await.column(0).as_ref(), &Int64Array::from(vec![1, 2]));
     cache.clear();
     let key = key(&before, 1);
-    let gone = cache.get_or_load(&before.name, &before.files[1].loader, &[key]).await.expect_err("it was replaced");
+    let gone = cache
+        .get_or_load(&before.name, &before.files[1].loader, &[key], When::AtOnce)
+        .await
+        .expect_err("it was replaced");
     assert_eq!(find(&gone), Some(ErrorKind::Changed), "{gone}");
 }
 
@@ -254,13 +257,15 @@ async fn a_broken_file_is_named_and_the_cache_stays_whole() {
     let (table, loader) = (&broken.name, &broken.files[0].loader);
     let used = cache.used();
     for _ in 0..2 {
-        let error =
-            cache.get_or_load(table, loader, std::slice::from_ref(&a)).await.expect_err("its first page is broken");
+        let error = cache
+            .get_or_load(table, loader, std::slice::from_ref(&a), When::AtOnce)
+            .await
+            .expect_err("its first page is broken");
         assert_eq!(find(&error), Some(ErrorKind::Corrupt), "{error}");
         assert!(error.to_string().contains("page.parquet"), "{error}");
         assert_eq!(cache.used(), used);
     }
-    let fine = cache.get_or_load(table, loader, &[b]).await.unwrap().unwrap();
+    let fine = cache.get_or_load(table, loader, &[b], When::AtOnce).await.unwrap().unwrap();
     assert_eq!(&fine[0].data, batch.column(1));
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use updraft_catalog::{Relation, StoreFigures, split_name};
+use updraft_catalog::{MetadataStatistics, Relation, StoreFigures, split_name};
 use updraft_hot::{Cache, PreloadError, Table};
 
 use super::Engine;
@@ -20,6 +20,11 @@ impl Engine {
     /// What was asked of each bucket or web server, with its URL.
     pub fn stores(&self) -> Vec<(String, StoreFigures)> {
         self.planner.catalog.stores()
+    }
+
+    /// What is kept of what is known about files (`catalog.metadata_cache`).
+    pub fn metadata(&self) -> MetadataStatistics {
+        self.planner.catalog.metadata()
     }
 
     /// Loads `tables` (`name` or `schema.name`) into the cache of hot tables, as they are now.

@@ -164,7 +164,8 @@ impl Guard {
         let over = queries.saturating_sub(limit);
         let too_near = |(used, limit): (u64, u64)| used.saturating_sub(limit - limit / CGROUP_LEFT);
         let too_near = reading.cgroup.map_or(0, too_near);
-        let purge = reading.resident > reading.allocated + PURGE_ABOVE;
+        // While there is room, the next batch is better off with pages that are there already; they go in time by themselves.
+        let purge = reading.resident > reading.allocated + PURGE_ABOVE && reading.resident > limit / 2;
         Verdict {
             unaccounted: queries.saturating_sub(held),
             reclaim: if purge { over } else { over.max(too_near) },

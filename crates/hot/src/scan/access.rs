@@ -1,20 +1,12 @@
 //! Gets the rows of segments: from memory, into memory, or from their files.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::ParquetAccessPlan;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
-use datafusion::datasource::source::DataSource;
 use datafusion::error::Result;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column as ColumnExpr;
-use datafusion::physical_expr::projection::ProjectionExprs;
-use datafusion::physical_expr::utils::{collect_columns, conjunction};
 
+use super::cold::Cold;
 use super::filter::Conjuncts;
 use super::rows::{Output, Rows, Values};
 use super::source::HotSource;
@@ -29,6 +21,7 @@ pub(super) struct Scan {
     pub(super) needed: Arc<[usize]>,
     pub(super) conjuncts: Conjuncts,
     pub(super) output: Output,
+    cold: OnceLock<Cold>,
 }
 
 impl Scan {
@@ -40,11 +33,22 @@ impl Scan {
         let columns = source.coded().iter().enumerate();
         let columns = columns.filter_map(|(output, coded)| Some((place(output)?, *coded))).collect();
         let output = Output { schema: schema.clone(), columns };
-        Ok(Self { source: source.clone(), needed, conjuncts, output })
+        Ok(Self { source: source.clone(), needed, conjuncts, output, cold: OnceLock::new() })
+    }
+
+    /// How files are read.
+    pub(super) fn cold(&self) -> Result<&Cold> {
+        match self.cold.get() {
+            Some(cold) => Ok(cold),
+            None => {
+                let cold = Cold::new(&self.source, &self.needed)?;
+                Ok(self.cold.get_or_init(|| cold))
+            }
+        }
     }
 
     /// The keys of the needed columns that the file of a segment stores, each with its place among those needed.
-    fn keys(&self, segment: u32) -> (Vec<usize>, Vec<ColumnKey>) {
+    pub(super) fn keys(&self, segment: u32) -> (Vec<usize>, Vec<ColumnKey>) {
         let segments = &self.source.segments;
         let (file, row_group) = (segments.file_of(segment), segments.get(segment).row_group);
         let key = |(place, column): (usize, &usize)| {
@@ -90,7 +94,8 @@ impl Scan {
         }
         let (places, keys) = self.keys(segment);
         let loader = &self.source.segments.file_of(segment).loader;
-        let columns = self.source.cache.get_or_load(&self.source.table, loader, &keys).await?;
+        let when = self.cold()?.when;
+        let columns = self.source.cache.get_or_load(&self.source.table, loader, &keys, when).await?;
         Ok(columns.map(|columns| self.rows(segment, &places, &columns)).ok_or(segment))
     }
 
@@ -101,8 +106,11 @@ impl Scan {
         if self.source.fetch.is_some() {
             return None;
         }
-        let (_, mut keys) = self.keys(segment);
-        keys.retain(|key| self.source.cache.peek(key).is_none());
+        // What is wrong with it is said when it is read.
+        let cold = self.cold().ok()?;
+        let (places, keys) = self.keys(segment);
+        let read = places.into_iter().zip(keys).filter(|(place, _)| cold.reads_whole(*place)).map(|(_, key)| key);
+        let keys: Vec<_> = read.filter(|key| self.source.cache.peek(key).is_none()).collect();
         match keys.is_empty() {
             true => Some(Box::new(())),
             false => self.source.segments.file_of(segment).loader.ahead(&keys),
@@ -121,40 +129,5 @@ impl Scan {
     pub(super) fn count(&self, rows: &Rows, range: Range<usize>) -> Result<usize> {
         let (_, mask) = self.conjuncts.clone().passing(rows, &range, usize::MAX, None)?;
         Ok(mask.map_or(range.len(), |mask| mask.count_set_bits()))
-    }
-
-    /// The needed columns of a segment, as its file has them, by the scan there would be without the cache.
-    pub(super) fn read(&self, segment: u32, context: &Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let HotSource { base, segments, .. } = &self.source;
-        let mut source = base.file_source().clone();
-        let filters = self.source.filters.iter().chain(&self.source.dynamic).filter(|filter| self.is_trusted(filter));
-        let filters: Vec<_> = filters.cloned().collect();
-        if let Some(parquet) = source.downcast_ref::<ParquetSource>().filter(|_| !filters.is_empty()) {
-            source = Arc::new(parquet.with_predicate(conjunction(filters)));
-        }
-        let columns = ProjectionExprs::from_indices(&self.needed, segments.schema());
-        let source = source.try_pushdown_projection(&columns)?.unwrap_or(source);
-        let row_groups = segments.file_of(segment).rows.len();
-        let mut plan = ParquetAccessPlan::new_none(row_groups);
-        plan.scan(segments.get(segment).row_group as usize);
-        let mut file: PartitionedFile = segments.scan_of(segment).clone().with_extension(plan);
-        // They are of the whole file, and of floats not to be trusted.
-        file.statistics = None;
-        // With a filter it is not known how many rows it takes to find those that are wanted.
-        let limit = self.source.fetch.filter(|_| self.conjuncts.is_empty() && self.source.dynamic.is_empty());
-        let config = FileScanConfigBuilder::new(base.object_store_url.clone(), source)
-            .with_limit(limit)
-            .with_file_groups(vec![FileGroup::new(vec![file])])
-            .with_expr_adapter(base.expr_adapter_factory.clone())
-            .build();
-        config.open(0, context.clone())
-    }
-
-    /// Whether a file's own statistics may be asked about a filter: those of floats leave out NaN, which is larger than all
-    /// other numbers here.
-    fn is_trusted(&self, filter: &Arc<dyn PhysicalExpr>) -> bool {
-        let schema = self.source.segments.schema();
-        let is_float = |column: &ColumnExpr| schema.field(column.index()).data_type().is_floating();
-        !collect_columns(filter).iter().any(is_float)
     }
 }

@@ -1,7 +1,7 @@
 //! What the footer of a Parquet file says of the values in its row groups.
 
 use datafusion::arrow::array::{Array, ArrayRef, UInt64Array};
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use datafusion::parquet::file::metadata::ParquetMetaData;
 
@@ -10,6 +10,8 @@ use datafusion::parquet::file::metadata::ParquetMetaData;
 pub struct Bounds {
     /// By the column's number among the top-level columns of the file; `None` = nothing is known.
     pub columns: Vec<Option<ColumnBounds>>,
+    /// By the same number, whether the file holds strings of few values, each once.
+    pub coded: Vec<bool>,
 }
 
 /// What a footer says of one column: one entry for each row group.
@@ -37,7 +39,7 @@ impl Bounds {
             let nulls = converter.row_group_null_counts(footer.row_groups()).ok()?;
             Some(ColumnBounds { min, max, nulls })
         });
-        Self { columns: columns.collect() }
+        Self { columns: columns.collect(), coded: coded(footer, schema) }
     }
 
     /// Bytes that it takes in memory.
@@ -47,6 +49,25 @@ impl Bounds {
                 + column.max.get_array_memory_size()
                 + column.nulls.get_array_memory_size()
         };
-        self.columns.iter().flatten().map(bytes).sum::<usize>() + self.columns.len() * size_of::<Option<ColumnBounds>>()
+        let own = self.columns.len() * size_of::<Option<ColumnBounds>>() + self.coded.len();
+        self.columns.iter().flatten().map(bytes).sum::<usize>() + own
     }
+}
+
+/// Bytes of the length of a string, as stored.
+const LENGTH: i64 = 4;
+
+/// For each column of `schema` whether its strings take less than any would that are written one after the other.
+fn coded(footer: &ParquetMetaData, schema: &Schema) -> Vec<bool> {
+    let stored = footer.file_metadata().schema_descr();
+    let mut coded: Vec<bool> = schema.fields().iter().map(|field| field.data_type() == &DataType::Utf8View).collect();
+    for group in footer.row_groups() {
+        for (leaf, chunk) in group.columns().iter().enumerate() {
+            let is_coded = chunk.uncompressed_size() < LENGTH.saturating_mul(chunk.num_values());
+            if let Some(column) = coded.get_mut(stored.get_column_root_idx(leaf)) {
+                *column &= is_coded;
+            }
+        }
+    }
+    coded
 }

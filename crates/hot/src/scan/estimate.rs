@@ -7,7 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion::error::Result;
-use datafusion::physical_expr::utils::conjunction;
+use datafusion::physical_expr::utils::{collect_columns, conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
 use datafusion::physical_plan::filter::FilterExec;
@@ -70,7 +70,7 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
     outlook
 }
 
-/// Whether most rows of a column of the output that are in memory are stored as codes.
+/// Whether most rows of a column of the output are stored as codes, in memory or else in their files.
 pub(super) fn is_coded(source: &HotSource, output: usize) -> bool {
     let Some(column) = source.column_of(output) else { return false };
     let data_type = source.segments.schema().field(column).data_type();
@@ -78,10 +78,13 @@ pub(super) fn is_coded(source: &HotSource, output: usize) -> bool {
     for segment in source.may_pass().iter().take(LOOKS_MAX) {
         let row_group = source.segments.get(*segment).row_group;
         let key = source.segments.file_of(*segment).column(row_group, column, data_type);
-        if let Some(column) = key.and_then(|key| source.cache.peek(&key)) {
-            all += column.data.len();
-            coded += if column.data.data_type() == data_type { 0 } else { column.data.len() };
-        }
+        let is_coded = match key.and_then(|key| source.cache.peek(&key)) {
+            Some(column) => column.data.data_type() != data_type,
+            None => source.segments.is_coded(*segment, column),
+        };
+        let rows = source.segments.get(*segment).rows;
+        all += rows;
+        coded += if is_coded { rows } else { 0 };
     }
     coded > all / 2
 }
@@ -94,10 +97,7 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     let mut statistics = source.base.statistics();
     if !source.filters.is_empty() {
         let (rows, share) = rows_and_share(source);
-        let table = Arc::new(EmptyExec::new(source.segments.schema().clone()));
-        let filter = FilterExec::try_new(conjunction(source.filters.iter().cloned()), table)?;
-        let filtered = filter.statistics_from_inputs(&[Arc::new(statistics)], &StatisticsArgs::new())?;
-        statistics = Arc::unwrap_or_clone(filtered);
+        statistics = filtered(source, statistics)?;
         let estimate = statistics.num_rows.get_value().map_or(rows, |estimate| rows.min(*estimate));
         let better = share.map_or(estimate, |share| (rows as f64 * share).ceil() as usize);
         if statistics.num_rows != Precision::Exact(0) {
@@ -121,6 +121,36 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     }
     // All partitions together give so many rows.
     statistics.with_fetch(source.fetch, 0, 1)
+}
+
+/// The share of rows that passes the filters, as far as it can be told beforehand.
+pub(super) fn passing_share(source: &HotSource) -> Option<f64> {
+    if let (_, Some(share)) = rows_and_share(source) {
+        return Some(share);
+    }
+    let kept = source.may_pass();
+    let rows: usize = kept.iter().map(|segment| source.segments.get(*segment).rows).sum();
+    let mut all = source.base.statistics().to_inexact();
+    all.num_rows = Precision::Inexact(rows);
+    let named = source.filters.iter().flat_map(collect_columns);
+    for column in named {
+        // What is left once row groups are left out is often a small part of all values.
+        if let Some((min, max)) = source.segments.span(kept, column.index())
+            && let Some(known) = all.column_statistics.get_mut(column.index())
+        {
+            (known.min_value, known.max_value) = (Precision::Inexact(min), Precision::Inexact(max));
+        }
+    }
+    let passing = filtered(source, all).ok()?;
+    let passing = *passing.num_rows.get_value()?;
+    (rows > 0).then(|| passing as f64 / rows as f64)
+}
+
+/// `all`, less what DataFusion's own filter would leave out.
+fn filtered(source: &HotSource, all: Statistics) -> Result<Statistics> {
+    let table = Arc::new(EmptyExec::new(source.segments.schema().clone()));
+    let filter = FilterExec::try_new(conjunction(source.filters.iter().cloned()), table)?;
+    filter.statistics_from_inputs(&[Arc::new(all)], &StatisticsArgs::new()).map(Arc::unwrap_or_clone)
 }
 
 /// The most rows that can pass the filters, and the share of them that does, if it is known.

@@ -321,7 +321,7 @@ pub(super) fn relocate(expr: &Arc<dyn PhysicalExpr>, own: &[usize]) -> Result<Ar
 }
 
 /// Whether evaluating `expr` cannot fail, whatever the rows.
-fn never_fails(expr: &Arc<dyn PhysicalExpr>) -> bool {
+pub(super) fn never_fails(expr: &Arc<dyn PhysicalExpr>) -> bool {
     let mut safe = true;
     let looked = expr.apply(|node| {
         let is_comparison = |binary: &BinaryExpr| {

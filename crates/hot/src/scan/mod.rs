@@ -7,12 +7,14 @@
 //! - `source`: [`HotSource`], the leaf of a plan; `estimate`: how many rows it will give
 //! - `segments`: the row groups of a table; `bounds`: what their footers say of them
 //! - `queue`: which partition takes which rows next
-//! - `rows`: columns in memory, cut to rows, filtered, put together
+//! - `rows`: columns in memory, cut to rows, filtered, put together; `codebook`: strings of files as codes
 //! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs
-//! - `access`: gets the rows of segments; `stream`: one partition
+//! - `access`: gets the rows of segments; `cold`: from their files; `unpruned`: floats in those; `stream`: one partition
 
 mod access;
 mod bounds;
+mod codebook;
+mod cold;
 mod dynamic;
 mod estimate;
 mod filter;
@@ -21,6 +23,8 @@ mod rows;
 mod segments;
 mod source;
 mod stream;
+mod unpruned;
+
 #[cfg(test)]
 mod tests;
 

@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef, UInt32Type};
 use datafusion::common::ScalarValue;
 use datafusion::error::Result;
 
+use super::codebook::Codebook;
 use crate::column::Column;
 
 /// Some columns of the rows of a segment, or of a batch that was read from a file.
@@ -69,9 +70,14 @@ impl Values {
     }
 
     /// The same, as codes of 32 bits and the strings that they stand for.
-    pub(super) fn gather_coded(&self, rows: &Range<usize>, keep: Option<&FilterPredicate>) -> Result<ArrayRef> {
+    pub(super) fn gather_coded(
+        &self,
+        rows: &Range<usize>,
+        keep: Option<&FilterPredicate>,
+        book: &mut Codebook,
+    ) -> Result<ArrayRef> {
         let Self::Coded(data) = self else {
-            return Ok(cast(&self.gather(rows, keep)?, &coded_type())?);
+            return book.encode(self.gather(rows, keep)?.as_string_view());
         };
         let data = data.as_any_dictionary();
         let codes = keep_of(&data.keys().slice(0, data.keys().len()), rows, keep)?;
@@ -112,12 +118,20 @@ pub(super) struct Output {
 
 impl Output {
     /// The rows of `range` that `mask` keeps.
-    pub(super) fn batch(&self, rows: &Rows, range: &Range<usize>, mask: Option<&BooleanBuffer>) -> Result<RecordBatch> {
+    ///
+    /// `books` has a book for each of its columns, for those that are given as codes and come without.
+    pub(super) fn batch(
+        &self,
+        rows: &Rows,
+        range: &Range<usize>,
+        mask: Option<&BooleanBuffer>,
+        books: &mut [Codebook],
+    ) -> Result<RecordBatch> {
         let count = mask.map_or(range.len(), BooleanBuffer::count_set_bits);
         let keep = keeping(mask.filter(|_| !self.columns.is_empty()), self.columns.len());
-        let columns = self.columns.iter().map(|(place, coded)| match coded {
+        let columns = self.columns.iter().zip(books).map(|((place, coded), book)| match coded {
             false => rows.columns[*place].gather(range, keep.as_ref()),
-            true => rows.columns[*place].gather_coded(range, keep.as_ref()),
+            true => rows.columns[*place].gather_coded(range, keep.as_ref(), book),
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(count));

@@ -1,5 +1,6 @@
 //! The row groups of a table, and what their footers say of the values in them.
 
+use std::cmp::Ordering;
 use std::collections::HashSet;
 use std::sync::{Arc, OnceLock};
 
@@ -142,6 +143,28 @@ impl Segments {
     pub(super) fn has_bounds(&self, column: usize) -> bool {
         let known = self.known(column);
         known.min.null_count() < known.min.len() || known.max.null_count() < known.max.len()
+    }
+
+    /// Whether the file of a segment holds the strings of a column as codes of few values.
+    pub(super) fn is_coded(&self, segment: u32, column: usize) -> bool {
+        let place = self.file_of(segment).columns.get(column).copied().flatten();
+        let bounds = self.scan_of(segment).extension::<Bounds>().zip(place);
+        bounds.and_then(|(bounds, place)| bounds.coded.get(place as usize)).is_some_and(|coded| *coded)
+    }
+
+    /// The smallest and the largest value of a column in the segments `kept`, when the footers tell for all of them.
+    pub(super) fn span(&self, kept: &[u32], column: usize) -> Option<(ScalarValue, ScalarValue)> {
+        let known = self.known(column);
+        let furthest = |values: &ArrayRef, wanted: Ordering| {
+            let mut values = kept.iter().map(|segment| ScalarValue::try_from_array(values, *segment as usize).ok());
+            let first = values.next()??;
+            values.try_fold(first, |furthest, value| {
+                let value = value?;
+                Some(if value.partial_cmp(&furthest)? == wanted { value } else { furthest })
+            })
+        };
+        let span = (furthest(&known.min, Ordering::Less)?, furthest(&known.max, Ordering::Greater)?);
+        (!span.0.is_null() && !span.1.is_null()).then_some(span)
     }
 
     fn known(&self, column: usize) -> &Known {

@@ -14,6 +14,8 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 
 use super::access::Scan;
+use super::codebook::Codebook;
+use super::cold::Reading;
 use super::dynamic::Dynamic;
 use super::filter::Conjuncts;
 use super::queue::{Queue, Turn};
@@ -75,10 +77,12 @@ struct Reader {
     counts: Counts,
     /// Puts small batches together; `None` where that would cost more than it saves.
     small: Option<BatchCoalescer>,
+    /// One for each column of the output.
+    books: Vec<Codebook>,
     /// Rows that were taken and not looked at.
     taken: Option<(Arc<Rows>, Range<usize>)>,
     /// What is being read from a file.
-    file: Option<SendableRecordBatchStream>,
+    file: Option<Reading>,
     /// What keeps its bytes near.
     asked: Option<Asked>,
     batch_size: usize,
@@ -105,6 +109,7 @@ impl Reader {
             context,
             counts,
             small,
+            books: scan.output.columns.iter().map(|_| Codebook::default()).collect(),
             file: None,
             asked: None,
             taken: None,
@@ -144,16 +149,22 @@ impl Reader {
         if let Some(file) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
-                _ => file.next().await.transpose()?,
+                _ => file.batches.next().await.transpose()?,
             };
             match batch {
                 Some(batch) => {
+                    file.rows += batch.num_rows();
                     let columns = batch.columns().iter().cloned().map(Values::Plain).collect();
                     let range = 0..batch.num_rows();
                     let rows = Rows::new(u32::MAX, range.end, columns);
                     self.taken = Some((Arc::new(rows), range));
                 }
-                None => (self.file, self.asked) = (None, None),
+                None => {
+                    self.asked = None;
+                    if let Some(file) = self.file.take() {
+                        file.end(&self.scan)?;
+                    }
+                }
             }
             return Ok(None);
         }
@@ -176,16 +187,18 @@ impl Reader {
                     return Ok(None);
                 }
                 // Kept until the rows are there.
-                let asked = asked.or_else(|| self.scan.ahead(segment));
-                if asked.is_some() {
-                    self.queue.look_ahead(|next| self.scan.ahead(next));
-                }
+                let asked = match asked {
+                    // Of a segment that is read late, a few pages may be all that is wanted.
+                    None if !self.scan.cold()?.is_late => self.scan.ahead(segment),
+                    asked => asked,
+                };
+                self.queue.look_ahead(|next| self.scan.ahead(next));
                 match self.scan.load(segment).await? {
                     Ok(Some(rows)) => self.queue.share(rows),
                     Ok(None) => {}
                     Err(segment) => {
                         self.counts.cold.add(1);
-                        self.file = Some(self.scan.read(segment, &self.context)?);
+                        self.file = Some(Reading::begin(&self.scan, segment, &self.context)?);
                         self.asked = asked;
                     }
                 }
@@ -244,7 +257,7 @@ impl Reader {
             granted if granted < count => first(granted, looked, mask),
             _ => (looked, mask),
         };
-        let batch = self.scan.output.batch(&rows, &looked, mask.as_ref())?;
+        let batch = self.scan.output.batch(&rows, &looked, mask.as_ref(), &mut self.books)?;
         match &mut self.small {
             Some(small) => {
                 small.push_batch(batch)?;

@@ -174,7 +174,8 @@ fn answers_are_those_of_the_files() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("runtime");
     let test = |u: &mut Unstructured| {
         let folder = tempfile::tempdir().expect("folder");
-        let table = table(u, folder.path())?;
+        let mut table = table(u, folder.path())?;
+        table.late = u.ratio(1, 2)?;
         let cache = Cache::new(*u.choose(&[0, 1 << 20, 1 << 30])?);
         let hot = table.with_cache(&cache);
         let (loads, seed) = (u.int_in_range(0..=3)?, u.int_in_range(0..=97)?);

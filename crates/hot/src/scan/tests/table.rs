@@ -27,7 +27,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::super::{Bounds, HotSource, Segments};
-use crate::cache::Cache;
+use crate::cache::{Cache, When};
 use crate::file::{File, Load, Size};
 use crate::key::{ColumnKey, FileKey};
 
@@ -40,6 +40,8 @@ pub(super) struct Table {
     pub(super) segments: Arc<Segments>,
     /// `None` = the scan there would be without it.
     pub(super) cache: Option<Arc<Cache>>,
+    /// Files are read with the filters in the reader, whatever they are.
+    pub(super) late: bool,
 }
 
 /// Writes `batches`, each as a row group.
@@ -84,7 +86,7 @@ impl Table {
         }
         let statistics = Statistics::try_merge_iter(&all, schema.table_schema()).expect("merge");
         let segments = Segments::new(schema.table_schema().clone(), pinned.clone()).expect("all are known");
-        Self { schema, files: pinned, statistics, segments: Arc::new(segments), cache: None }
+        Self { schema, files: pinned, statistics, segments: Arc::new(segments), cache: None, late: false }
     }
 
     pub(super) fn with_cache(&self, cache: &Arc<Cache>) -> Self {
@@ -93,7 +95,8 @@ impl Table {
 
     pub(super) fn base(&self) -> FileScanConfig {
         let url = ObjectStoreUrl::local_filesystem();
-        FileScanConfigBuilder::new(url, Arc::new(ParquetSource::new(self.schema.clone())))
+        let source = ParquetSource::new(self.schema.clone()).with_pushdown_filters(self.late);
+        FileScanConfigBuilder::new(url, Arc::new(source))
             .with_file_groups(vec![FileGroup::new(self.files.clone())])
             .with_statistics(self.statistics.clone())
             .build()
@@ -113,7 +116,7 @@ impl Table {
             for (column, field) in self.schema.file_schema().fields().iter().enumerate() {
                 if let Some(key) = file.column(row_group, column, field.data_type()).filter(|_| wanted(segment, column))
                 {
-                    cache.get_or_load(&"public.t".into(), &file.loader, &[key]).await.expect("loaded");
+                    cache.get_or_load(&"public.t".into(), &file.loader, &[key], When::AtOnce).await.expect("loaded");
                 }
             }
         }

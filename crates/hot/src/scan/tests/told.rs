@@ -156,6 +156,41 @@ async fn cold_and_hot_parts_are_read_in_one_plan() {
 }
 
 #[tokio::test]
+async fn much_is_read_from_files_before_it_is_loaded() {
+    let (_folder, table) = table(100_000);
+    let cache = table.cache.as_ref().expect("a cache");
+    let context = context(&table, 2);
+    let sql = "select count(v), sum(id), max(s) from t";
+    let expected = ["360000|79999800000|south"];
+    assert_eq!(answer(&context, sql).await.expect("rows"), expected);
+    assert_eq!(cache.used(), 0, "it may never be asked for again");
+    assert_eq!(answer(&context, sql).await.expect("rows"), expected);
+    assert!(cache.used() > 0, "it was");
+    cache.clear();
+    assert_eq!(answer(&context, sql).await.expect("rows"), expected);
+    assert_eq!(cache.used(), 0, "all is forgotten");
+}
+
+#[tokio::test]
+async fn lookups_read_next_to_nothing_and_load_nothing() {
+    let (_folder, table) = table(100_000);
+    let cache = table.cache.as_ref().expect("a cache");
+    let context = context(&table, 2);
+    for id in [123_456, 300_000] {
+        let plan = plan(&context, &format!("select id, v from t where id = {id}")).await;
+        let batches = collect(plan.clone(), context.task_ctx()).await.expect("rows");
+        assert_eq!(texts(&batches), [format!("{id}|{}", if id % 10 > 0 { format!("-{id}") } else { "NULL".into() })]);
+        let leaf = leaf(&plan);
+        assert_eq!((counted(&leaf, "segments_cold"), counted(&leaf, "rows_scanned")), (1, 1), "by the reader");
+    }
+    assert_eq!(cache.used(), 0);
+    for _ in 0..4 {
+        answer(&context, "select id, v from t where id = 123456").await.expect("rows");
+    }
+    assert!(cache.used() > 0, "together they have read as much as there is");
+}
+
+#[tokio::test]
 async fn one_plan_executed_twice_at_once_gives_all_rows_to_both() {
     let (_folder, table) = table(20_000);
     table.load(|segment, _| segment % 2 == 0).await;
@@ -198,7 +233,7 @@ async fn a_limit_is_kept_exactly_and_loads_nothing() {
 #[tokio::test]
 async fn strings_are_given_as_codes_when_that_is_asked_for() {
     let (_folder, table) = table(10_000);
-    assert!(table.source(2).expect("hot").with_coded(&[2]).is_none(), "nothing is known before it is in memory");
+    assert!(table.source(2).expect("hot").with_coded(&[2]).is_some(), "the file itself has codes");
     table.load(|segment, _| segment < 3).await;
     let source = table.source(2).expect("hot").with_columns(Some(&[2, 0])).expect("columns");
     assert!(source.with_coded(&[1]).is_none(), "not a string");
