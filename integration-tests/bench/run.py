@@ -29,6 +29,12 @@ EXPERIMENTS = {
     "preload": "loading several tables at once, against one after the other",
     "memory": "a table in the cache, against the same as plain Arrow",
     "repeated": "the cache of results, which all else runs without",
+    "wire": "throughput of large results, against pyarrow's C++ Flight server and stock arrow-flight",
+    "cold": "the eight queries and TPC-H with all caches empty, against DuckDB over Parquet",
+    "latency": "SELECT 1 over Flight and ADBC, against a C++ server with a fixed table and ROAPI",
+    "clients": "small queries by 1 to 64 clients, against other servers",
+    "connections": "what idle connections and statements cost, and what busy clients do to each other",
+    "misuse": "clients that misbehave: what they cost, and what others notice",
 }
 
 
@@ -49,6 +55,7 @@ def parser():
         c.add_argument("--rounds", type=int, help="the least number of rounds [fits the experiment]")
         c.add_argument("--seconds", type=float, help="quick statements get up to five times as many rounds within this time [fits the experiment]")
         c.add_argument("--queries", type=int, help="skew: how many queries [2000]")
+        c.add_argument("--clients", type=count, nargs="+", metavar="N", help="clients: how many at once [1 4 16 64]")
         c.add_argument("--only", nargs="+", choices=list(contenders.NAMES), default=list(contenders.NAMES), metavar="NAME", help=f"of {', '.join(contenders.NAMES)} [all]")
         c.add_argument("--seed", type=int, default=1, help="the order in which the contenders run, and the skewed load, follow from it [1]")
         c.add_argument("--budget", type=size, help="engine.memory_limit [fits the experiment]")

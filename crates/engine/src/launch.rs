@@ -229,7 +229,8 @@ impl Fitted {
         };
         let floor = self.footprint.spiller_floor();
         let counts_all = shared.counts_all();
-        let take = move || shared.try_query(&claim, grant.min(limit), limit, floor);
+        let cancel = self.cancel.clone();
+        let take = move || shared.try_query(&claim, grant.min(limit), limit, floor, &cancel);
         let permit = engine.admission().enter(&planned.principal, lane, take).await?;
         let memory = Arc::clone(permit.grant());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
@@ -239,7 +240,7 @@ impl Fitted {
             let most = limit / if self.effort == Effort::Careful { 4 } else { 2 };
             uncounted.try_grow(usize::try_from(self.footprint.unaccounted.min(most)).unwrap_or(usize::MAX))?;
         }
-        let spill = engine.spill().query(planned.id);
+        let spill = engine.spill().query(planned.id, &self.cancel);
         let figures = Arc::clone(memory.figures());
         let room = memory.room();
         let fan_in = match self.effort {

@@ -3,6 +3,9 @@
 //! It says what the query uses, what it used at most, and caps it. Within the query, operators that can spill
 //! share its room: while there is plenty as they come, then each up to an equal part; and together they leave
 //! some to those that cannot, such as the merge of what was spilled.
+//!
+//! It is also where a query that was cancelled ends soonest: sorts, merges and aggregates work on for long within one
+//! poll, and ask for memory with each batch.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,12 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytesize::ByteSize;
 use datafusion::common::Result;
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::budget::Grant;
 use super::overhead::overhead;
 use super::refused;
+use crate::error::Error;
 
 /// Of a query's room, what operators that can spill leave to those that cannot: one part in this many.
 const HEADROOM: u64 = 5;
@@ -26,6 +32,11 @@ const FIRST_COME: (u64, u64) = (3, 4);
 /// How much more an operator may have while it spills, as a part of what it had when it was told to. A sort makes its
 /// batches anew to write them, and fails when these may not be a little larger.
 const SPILLING: u64 = 8;
+/// What an operator that cannot spill may have whatever the others have: one part in this many of the query's limit. It
+/// would end the query for next to nothing.
+const SMALL_CHANGE: u64 = 256;
+/// The most that this is.
+const SMALL_CHANGE_MAX: u64 = 64 << 10;
 /// How many of the largest operators a refusal names.
 const NAMED: usize = 3;
 
@@ -46,6 +57,7 @@ pub(crate) struct QueryMemory {
     /// What each operator that can spill may have, whatever the others have: without its first batches it could
     /// not even start to spill.
     floor: u64,
+    cancel: CancellationToken,
     state: Mutex<State>,
     figures: Arc<Figures>,
 }
@@ -124,9 +136,10 @@ impl Usage {
 
 impl QueryMemory {
     /// At most `limit` bytes of `source`, and at least `floor` for each operator that can spill, if there are so many.
-    pub(crate) fn new(source: Source, limit: u64, floor: u64) -> Arc<Self> {
+    /// Nothing more once `cancel` says so.
+    pub(crate) fn new(source: Source, limit: u64, floor: u64, cancel: CancellationToken) -> Arc<Self> {
         let figures = Arc::default();
-        Arc::new(Self { source, limit, floor, state: Mutex::default(), figures })
+        Arc::new(Self { source, limit, floor, cancel, state: Mutex::default(), figures })
     }
 
     /// What it uses, to look at while and after it runs.
@@ -266,11 +279,21 @@ impl MemoryPool for QueryMemory {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            // Not ResourcesExhausted, which would make it spill.
+            return Err(DataFusionError::External(Box::new(Error::Cancelled)));
+        }
         let mut state = self.state.lock();
         let id = reservation.consumer().id();
         let before = state.usage(id).expect("a reservation keeps its consumer registered");
         let after = before.with(before.said + additional as u64);
         let used = state.used - before.charged + after.charged;
+        let is_small = !after.can_spill && after.charged <= SMALL_CHANGE_MAX.min(self.limit / SMALL_CHANGE);
+        if let (Source::Budget(grant), true) = (&self.source, is_small) {
+            self.put(&mut state, id, after);
+            grant.hold_anyway(used);
+            return Ok(());
+        }
         let granted = if used > self.limit {
             Err("that is query_memory_limit".to_owned())
         } else {
@@ -316,7 +339,7 @@ mod tests {
     fn query(budget: &Arc<Budget>, grant: u64, limit: u64) -> (Arc<QueryMemory>, Arc<dyn MemoryPool>) {
         let claim = Claim { principal: Principal::new("a"), priority: 10, principal_limit: u64::MAX, shares: true };
         let grant = budget.try_grant(&claim, grant).expect("it fits");
-        let memory = QueryMemory::new(Source::Budget(grant), limit, 100);
+        let memory = QueryMemory::new(Source::Budget(grant), limit, 100, CancellationToken::new());
         (Arc::clone(&memory), memory)
     }
 
@@ -341,6 +364,19 @@ mod tests {
         );
         drop((reservation, pool, memory));
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_query_that_was_cancelled_gets_nothing_more_and_is_not_told_to_spill() {
+        let budget = Budget::new(1000);
+        let (memory, pool) = query(&budget, 0, 1000);
+        let sort = spiller(&pool);
+        sort.try_grow(10).expect("there is plenty");
+        memory.cancel.cancel();
+        let error = sort.try_grow(1).expect_err("it was cancelled");
+        assert!(matches!(error, DataFusionError::External(_)), "{error}");
+        sort.free();
+        assert_eq!(memory.figures.used(), 0);
     }
 
     #[test]
@@ -370,6 +406,19 @@ mod tests {
         early.try_grow(400).expect("the other half");
         early.shrink(300);
         late.try_grow(1).expect("there is plenty");
+    }
+
+    #[test]
+    fn next_to_nothing_is_not_refused() {
+        let budget = Budget::new(16 << 20);
+        let (_memory, pool) = query(&budget, 0, 16 << 20);
+        let join = MemoryConsumer::new("SMJStream[0]").register(&pool);
+        join.grow(17 << 20);
+        let sum = MemoryConsumer::new("AggregateStream[0]").register(&pool);
+        sum.try_grow(9).expect("the name of a largest value");
+        assert!(sum.try_grow(64 << 10).is_err());
+        drop((join, sum));
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]
@@ -427,7 +476,7 @@ mod tests {
     #[test]
     fn stock_pools_decide_for_themselves() {
         let shared: Arc<dyn MemoryPool> = Arc::new(datafusion::execution::memory_pool::GreedyMemoryPool::new(1000));
-        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, 0);
+        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, 0, CancellationToken::new());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
         let (first, second) = (spiller(&pool), spiller(&pool));
         first.try_grow(900).expect("up to the query's limit");
