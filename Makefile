@@ -1,6 +1,6 @@
 # What you can do here. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt clients slt torture bench docs setup build clean
+.PHONY: help run test lint fmt clients slt torture bench peers docs setup build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,8 +29,11 @@ slt: ## run the .slt files, in process and over a socket
 torture: ## try to break the memory budget and measure it, 25 minutes (needs `make build`; ARGS="random --seed 7" runs one experiment)
 	integration-tests/torture/run.py $(or $(ARGS),all)
 
-bench: ## measure against DuckDB, DataFusion and ROAPI, 25 minutes (needs `make build`; ARGS="eight --rows 1e6" runs one experiment)
+bench: ## measure against DuckDB, DataFusion and other servers, 45 minutes (needs `make peers` for some of these, and `make build`; ARGS="eight --rows 1e6" runs one experiment)
 	integration-tests/bench/run.py $(or $(ARGS),all)
+
+peers: ## build the servers in Rust that `make bench` measures against, and its load generator (quick after `make build`)
+	cargo build --release --locked --manifest-path integration-tests/peers/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)
 
 docs: ## write config/default.toml and config/reference.md from the types, and the API documentation
 	UPDATE_EXPECT=1 cargo test -q -p updraft-server config

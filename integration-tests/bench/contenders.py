@@ -50,11 +50,13 @@ def installed():
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """`query` gives the whole answer to a statement. `memory` is what its own process has resident, in bytes; None if it has none."""
+    """`query` gives the whole answer to a statement. `memory` is what its own process has resident, in bytes; None if it has none.
+    `before` is called before each query, and not timed."""
 
     name: str
     query: Callable[[str], pa.Table]
     memory: Callable[[], int] | None = None
+    before: Callable[[], None] = lambda: None
 
 
 def over_flight(client, describe=fsql.statement):
@@ -156,7 +158,7 @@ def in_process_datafusion(folder):
 
 @contextlib.contextmanager
 def process(command, ready, log, **environment):
-    """A server for a block: (where it listens, its memory). It listens where the first match of `ready` in its log says."""
+    """A server for a block: (where it listens, its psutil.Process). It listens where the first match of `ready` in its log says."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as out:
         child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env={**os.environ, **environment})
@@ -166,29 +168,46 @@ def process(command, ready, log, **environment):
             if child.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"{command[0]} does not start: {log.read_text(errors='replace')[-500:]}")
             time.sleep(0.05)
-        yield found[1], lambda: psutil.Process(child.pid).memory_info().rss
+        yield found[1], psutil.Process(child.pid)
     finally:
         child.kill()
         child.wait()
 
 
+def script(name, folder):
+    """A server that is a Python file beside this one."""
+    command = [sys.executable, str(pathlib.Path(__file__).with_name(f"{name}.py")), str(folder)]
+    path = str(pathlib.Path(harness.__file__).parent)
+    return process(command, r"listening on (\S+)", harness.WORK / f"{name}.log", PYTHONPATH=path)
+
+
+def text(words):
+    """The descriptor of plain Flight: a command that is the text itself."""
+    return flight.FlightDescriptor.for_command(words.encode())
+
+
+def resident(process):
+    return lambda: process.memory_info().rss
+
+
 @contextlib.contextmanager
 def duckdb_by_flight(folder):
-    command = [sys.executable, str(pathlib.Path(__file__).with_name("duckdb_flight.py")), str(folder)]
-    path = str(pathlib.Path(harness.__file__).parent)
-    with process(command, r"listening on (\S+)", harness.WORK / "duckdb-flight.log", PYTHONPATH=path) as (address, memory), flight.FlightClient(address) as client:
-        describe = lambda sql: flight.FlightDescriptor.for_command(sql.encode())  # noqa: E731
-        yield [Contender("duckdb-flight", over_flight(client, describe), memory)]
+    with script("duckdb_flight", folder) as (address, process), flight.FlightClient(address) as client:
+        yield [Contender("duckdb-flight", over_flight(client, text), resident(process))]
 
 
-@contextlib.contextmanager
-def roapi(folder):
+def roapi_server(folder):
     command = [str(pathlib.Path(sys.prefix) / "bin/roapi"), "--addr-http", "127.0.0.1:0", "--addr-postgres", "127.0.0.1:0", "--addr-flight-sql", "127.0.0.1:0"]
     for table, source in tables.sources(folder).items():
         command += ["--table", f"{table}={source.removesuffix('/*.parquet')},format=parquet,use_memory_table=true"]
     ready = r"Listening on (\S+) for FlightSQL"
-    with process(command, ready, harness.WORK / "roapi.log", RUST_LOG="roapi::startup=info") as (address, memory), flight.FlightClient(f"grpc://{address}") as client:
-        yield [Contender("roapi", over_flight(client), memory)]
+    return process(command, ready, harness.WORK / "roapi.log", RUST_LOG="roapi::startup=info")
+
+
+@contextlib.contextmanager
+def roapi(folder):
+    with roapi_server(folder) as (address, process), flight.FlightClient(f"grpc://{address}") as client:
+        yield [Contender("roapi", over_flight(client), resident(process))]
 
 
 @contextlib.contextmanager

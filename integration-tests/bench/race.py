@@ -42,6 +42,7 @@ class Heat:
         self.runs, self.first, self.out = {contender.name: [] for contender in field}, {}, {}
 
     def run(self, contender, counted):
+        contender.before()
         begin = time.perf_counter()
         try:
             table = contender.query(self.statement.sql)

@@ -3,7 +3,6 @@
 
 import argparse
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -15,10 +14,9 @@ if pathlib.Path(sys.prefix) != VENV.parents[1] and VENV.exists():
 sys.path.insert(1, str(ROOT / "integration-tests/python"))
 
 import contenders  # noqa: E402
-import harness  # noqa: E402
 import report  # noqa: E402
 import suites  # noqa: E402
-from lab import given, note, origin, size  # noqa: E402
+from lab import adds_render, completed, kept, note, origin, size, starts, takes_server  # noqa: E402
 from server import Died  # noqa: E402
 from tables import WORK  # noqa: E402
 
@@ -31,6 +29,12 @@ EXPERIMENTS = {
     "preload": "loading several tables at once, against one after the other",
     "memory": "a table in the cache, against the same as plain Arrow",
     "repeated": "the cache of results, which all else runs without",
+    "wire": "throughput of large results, against pyarrow's C++ Flight server and stock arrow-flight",
+    "cold": "the eight queries and TPC-H with all caches empty, against DuckDB over Parquet",
+    "latency": "SELECT 1 over Flight and ADBC, against a C++ server with a fixed table and ROAPI",
+    "clients": "small queries by 1 to 64 clients, against other servers",
+    "connections": "what idle connections and statements cost, and what busy clients do to each other",
+    "misuse": "clients that misbehave: what they cost, and what others notice",
 }
 
 
@@ -51,15 +55,13 @@ def parser():
         c.add_argument("--rounds", type=int, help="the least number of rounds [fits the experiment]")
         c.add_argument("--seconds", type=float, help="quick statements get up to five times as many rounds within this time [fits the experiment]")
         c.add_argument("--queries", type=int, help="skew: how many queries [2000]")
+        c.add_argument("--clients", type=count, nargs="+", metavar="N", help="clients: how many at once [1 4 16 64]")
         c.add_argument("--only", nargs="+", choices=list(contenders.NAMES), default=list(contenders.NAMES), metavar="NAME", help=f"of {', '.join(contenders.NAMES)} [all]")
         c.add_argument("--seed", type=int, default=1, help="the order in which the contenders run, and the skewed load, follow from it [1]")
         c.add_argument("--budget", type=size, help="engine.memory_limit [fits the experiment]")
         c.add_argument("--hot", type=size, help="hot.memory_limit [fits the experiment]")
-        c.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server, as for `updraft serve --set`")
-        c.add_argument("--binary", type=pathlib.Path, default=os.environ.get("UPDRAFT_BIN", ROOT / "target/release/updraft"), help="the server [UPDRAFT_BIN, or target/release/updraft]")
-    r = commands.add_parser("render", help="write docs/performance.md from the results in docs/performance")
-    r.add_argument("results", nargs="*", type=pathlib.Path, help="results to take over into docs/performance first (.work/bench/*.json)")
-    r.add_argument("--check", action="store_true", help="write nothing; fail if docs/performance.md is not what the figures say")
+        takes_server(c)
+    adds_render(commands, "performance")
     return p
 
 
@@ -70,9 +72,7 @@ DEFAULTS = {"rounds": 5, "seconds": 0.0, "budget": size("6GiB"), "hot": size("4G
 def run(arguments):
     """Runs one experiment and writes its JSON."""
     module = importlib.import_module(f"experiments.{arguments.experiment}")
-    for name, value in {**DEFAULTS, **module.DEFAULTS}.items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+    completed(arguments, {**DEFAULTS, **module.DEFAULTS})
     note(f"== {arguments.experiment}")
     try:
         figures = module.run(arguments)
@@ -81,11 +81,8 @@ def run(arguments):
     command = " ".join(["integration-tests/bench/run.py", arguments.experiment, *arguments.given])
     limits = {"budget": arguments.budget, "hot": arguments.hot}
     result = {"experiment": arguments.experiment, "command": command, **limits, **origin(*contenders.installed()), "figures": figures}
-    path = arguments.results / f"{arguments.experiment}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n")
     print(report.aligned("\n".join(filter(None, report.section(result)))))
-    note(f"{path.relative_to(WORK.parent)} written")
+    kept(result, arguments.results / f"{arguments.experiment}.json")
     return result
 
 
@@ -93,11 +90,8 @@ def main():
     arguments = parser().parse_args()
     if arguments.experiment == "render":
         return report.render(arguments.results, arguments.check)
-    harness.BIN = pathlib.Path(arguments.binary).resolve()
-    harness.WORK = WORK / "servers"
-    harness.WORK.mkdir(parents=True, exist_ok=True)
+    starts(arguments, WORK)
     arguments.results = WORK / "smoke" if arguments.experiment == "smoke" else WORK
-    arguments.given = given(sys.argv[2:])
     if arguments.experiment in ("all", "smoke"):
         return getattr(suites, arguments.experiment)(arguments, run)
     return suites.told([run(arguments)])

@@ -6,7 +6,7 @@ import time
 from lab import note
 from targets import missed
 
-ALL = ("eight", "tpch", "rows", "files", "skew", "preload", "memory", "repeated")
+ALL = ("eight", "tpch", "rows", "files", "skew", "preload", "memory", "repeated", "wire", "cold", "latency", "clients", "connections", "misuse")
 # What each gets in CI. Its binary is not optimised and its machine is not quiet: no time is looked at.
 SMOKE = {
     "eight": {"rows": [100_000], "rounds": 1, "seconds": 0.0},
@@ -17,6 +17,12 @@ SMOKE = {
     "preload": {"rows": [10_000], "rounds": 1},
     "memory": {"rows": [100_000], "scale": 0.01},
     "repeated": {"rows": [10_000], "rounds": 1, "seconds": 0.0},
+    "wire": {"rows": [100_000], "rounds": 1},
+    "cold": {"rows": [10_000], "scale": 0.01, "rounds": 1, "seconds": 0.0},
+    "latency": {"rounds": 20},
+    "clients": {"rows": [10_000], "clients": [4], "rounds": 1, "seconds": 1.0},
+    "connections": {"rows": [100_000], "clients": [100, 10, 8], "queries": 100, "seconds": 0.5},
+    "misuse": {"rows": [1_000_000], "clients": [5], "queries": 100, "seconds": 0.5},
 }
 
 

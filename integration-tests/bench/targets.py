@@ -33,7 +33,7 @@ class Target:
 
     def shown(self, figures):
         """The cell of the table of promises."""
-        found = None if "death" in figures else self.figure(figures)
+        found = None if "death" in figures or isinstance(figures.get("absent"), str) else self.figure(figures)
         if found is None:
             return "-"
         value, where = found
@@ -74,6 +74,71 @@ def total(peer):
     return figure
 
 
+def kib(value):
+    return f"{value / 1024:.1f} KiB"
+
+
+def throughput(shape):
+    """One stream, against the C++ server with the same size of batches that it is fastest with."""
+
+    def figure(figures):
+        of = figures["shapes"][shape]["ways"]["1 streams"]
+        if "updraft" not in of or "arrow-64k" not in of:
+            return None
+        ours, theirs = of["updraft"]["p50"], of["arrow-64k"]["p50"]
+        return ours / theirs, f"{ours:.2f} GB/s against {theirs:.2f} GB/s"
+
+    return figure
+
+
+def processor(figures):
+    """The worse of both shapes, one stream."""
+    found = []
+    for shape, of in figures["shapes"].items():
+        one = of["ways"]["1 streams"]
+        if "stock-64k" in one and one["stock-64k"]["cpu_s_per_gb"]:
+            ours, theirs = one["updraft"]["cpu_s_per_gb"], one["stock-64k"]["cpu_s_per_gb"]
+            found.append((ours / theirs, f"{shape}: {ours:.2f} s against {theirs:.2f} s"))
+    return max(found, default=None)
+
+
+def cold_total(figures):
+    of = figures["ways"]["warm"]["tpch"]["total"]
+    return (of["ratio"], f"{of['ms']:,.0f} ms against {of['updraft_ms']:,.0f} ms, {of['statements']} queries") if figures["scale"] == 1 and of["ratio"] else None
+
+
+def cold_mean(figures):
+    of = figures["ways"]["warm"]["eight"]["ratios"].get("duckdb-parquet")
+    return (of["mean"], f"{min(of['each'], key=of['each'].get)}: {min(of['each'].values()):.2f}") if of else None
+
+
+def from_s3(figures):
+    of = figures["totals"]
+    return (of["ratio"], f"{of['s3_ms']:,.0f} ms against {of['local_ms']:,.0f} ms") if figures["scale"] == 1 and of["ratio"] else None
+
+
+def crowd_of(clients):
+    """Against the best peer that is built on DataFusion."""
+
+    def figure(figures):
+        of = figures["clients"].get(str(clients), {})
+        peers = {name: of[name]["per_second"] for name in ("roapi", "plain-sql") if name in of and of[name]["per_second"]}
+        if not peers or "updraft" not in of:
+            return None
+        best = max(peers, key=peers.get)
+        return of["updraft"]["per_second"] / peers[best], f"{of['updraft']['per_second']:,.0f}/s against {peers[best]:,.0f}/s of {best}"
+
+    return figure
+
+
+def latency(way, peer):
+    def figure(figures):
+        of = figures[way]
+        return (of["updraft"]["p50_ms"] / of[peer]["p50_ms"], f"{of['updraft']['p50_ms']:.2f} ms against {of[peer]['p50_ms']:.2f} ms") if peer in of else None
+
+    return figure
+
+
 def hit_rate(*parts):
     """Over all parts together."""
     counted = [part["hot"] for part in parts if part["hot"]]
@@ -96,6 +161,17 @@ TARGETS = (
     Target("hit rate on repeated queries, the eight", "eight", lambda figures: hit_rate(*figures["sizes"].values()), 0.95, 0.986, percent),
     Target("hit rate on repeated queries, TPC-H", "tpch", hit_rate, 0.95, 0.986, percent),
     Target("a table with categorical strings in the cache / as plain Arrow", "memory", cached, 0.7, 0.4, at_least=False),
+    Target("full scan of a hot table, one stream, throughput / that of pyarrow's C++ Flight server", "wire", throughput("full scan"), 0.9, 1.1),
+    Target("two numeric columns, the same", "wire", throughput("two columns"), 0.9, 1.1),
+    Target("server's CPU per GB sent / that of stock arrow-flight and tonic", "wire", processor, 0.5, 0.33, at_least=False),
+    Target("TPC-H SF1 total, caches empty, DuckDB over Parquet / Updraft", "cold", cold_total, 0.8, 1.2),
+    Target("eight queries at 1e7 rows, caches empty, geometric mean, DuckDB over Parquet / Updraft", "cold", cold_mean, 1.0, 1.5),
+    Target("TPC-H SF1 total from S3 with 20 ms latency / from local files", "s3", from_s3, 2.0, 1.3, at_least=False),
+    Target("small queries of 16 clients a second / those of the best DataFusion peer", "clients", crowd_of(16), 2.0, 5.0),
+    Target("`SELECT 1` over Flight, p50 / that of a C++ server with a fixed table", "latency", latency("flight", "arrow"), 1.0, 0.6, at_least=False),
+    Target("`SELECT 1` by an ADBC cursor, p50 / that of ROAPI", "latency", latency("adbc", "roapi"), 0.3, 0.2, at_least=False),
+    Target("memory of an idle connection", "connections", lambda figures: (figures["idle"]["asked once"], "that has asked once"), 64 << 10, 32 << 10, kib, at_least=False),
+    Target("memory of a prepared statement", "connections", lambda figures: (figures["prepared"]["texts of their own"], "each with a text of its own"), 32 << 10, 8 << 10, kib, at_least=False),
 )
 
 

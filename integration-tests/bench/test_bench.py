@@ -1,6 +1,7 @@
 """What judges must not be wrong: the comparison of answers, the levels of targets, the sums of a race."""
 
 import math
+import socket
 
 import pyarrow as pa
 import pytest
@@ -8,6 +9,7 @@ import pytest
 import answers
 import plots
 import race
+import raw
 import report
 import targets
 from statements import Statement
@@ -94,6 +96,52 @@ def test_levels(value, shown):
     target = targets.Target("", "", lambda figures: (figures["value"], ""), 1.5, 3.0)
     assert target.shown({"value": value}) == shown
     assert target.shown({"death": {}}) == "-"
+
+
+PROMISED = {
+    "full scan of a hot table, one stream, throughput / that of pyarrow's C++ Flight server": (
+        {"shapes": {"full scan": {"ways": {"1 streams": {"updraft": {"p50": 2.0}, "arrow-64k": {"p50": 2.5}, "arrow-8k": {"p50": 1.0}}}}}},
+        "*missed* by 11.1 %: 0.80 (2.00 GB/s against 2.50 GB/s)",
+    ),
+    "server's CPU per GB sent / that of stock arrow-flight and tonic": (
+        {
+            "shapes": {
+                "full scan": {"ways": {"1 streams": {"updraft": {"cpu_s_per_gb": 0.2}, "stock-64k": {"cpu_s_per_gb": 0.8}}}},
+                "two columns": {"ways": {"1 streams": {"updraft": {"cpu_s_per_gb": 0.2}, "stock-64k": {"cpu_s_per_gb": 0.5}}}},
+            }
+        },
+        "0.40 (two columns: 0.20 s against 0.50 s)",
+    ),
+    "small queries of 16 clients a second / those of the best DataFusion peer": (
+        {"clients": {"16": {"updraft": {"per_second": 9000}, "roapi": {"per_second": 1000}, "plain-sql": {"per_second": 1500}, "duckdb-flight": {"per_second": 4000}}}},
+        "**6.00 (9,000/s against 1,500/s of plain-sql)**",
+    ),
+    "`SELECT 1` by an ADBC cursor, p50 / that of ROAPI": ({"adbc": {"updraft": {"p50_ms": 1.0}}}, "-"),
+    "memory of an idle connection": ({"idle": {"open": 1, "asked once": 65 << 10}}, "*missed* by 1.6 %: 65.0 KiB (that has asked once)"),
+}
+
+
+@pytest.mark.parametrize("what", PROMISED)
+def test_promises_of_the_wire(what):
+    figures, shown = PROMISED[what]
+    (target,) = (target for target in targets.TARGETS if target.what == what)
+    assert target.shown(figures) == shown
+    assert target.shown({"absent": "no peers"}) == "-"
+
+
+def test_a_raw_client_reads_frames_across_reads_and_answers_pings():
+    there, here = socket.socketpair()
+    client = raw.Connection.__new__(raw.Connection)
+    client.socket, client.buffer = here, b""
+    sent = raw.frame(raw.PING, 0, 0, b"12345678") + raw.frame(raw.DATA, raw.END_STREAM, 1, b"x" * 300)
+    there.sendall(sent[:20])
+    assert client.read() == (raw.PING, 0, 0, b"12345678")
+    there.sendall(sent[20:])
+    assert client.read() == (raw.DATA, raw.END_STREAM, 1, b"x" * 300)
+    assert there.recv(100) == raw.frame(raw.PING, raw.ACK, 0, b"12345678")
+    there.close()
+    with pytest.raises(raw.Gone):
+        client.read()
 
 
 def test_tables_line_up_on_a_terminal():

@@ -1,10 +1,12 @@
-"""What the drivers that measure share: sizes, percentiles, data made once, where a figure comes from, Markdown tables."""
+"""What the drivers that measure share: their options, sizes, percentiles, data made once, where a figure comes from, Markdown tables."""
 
 import argparse
 import datetime
 import importlib.metadata
+import json
 import math
 import os
+import pathlib
 import platform
 import re
 import shutil
@@ -61,6 +63,42 @@ def made(target, recipe, make):
         make(target)
         stamp.write_text(recipe)
     return target
+
+
+def takes_server(parser):
+    """The options by which every experiment is told what to start."""
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server, as for `updraft serve --set`")
+    binary = os.environ.get("UPDRAFT_BIN", harness.ROOT / "target/release/updraft")
+    parser.add_argument("--binary", type=pathlib.Path, default=binary, help="the server [UPDRAFT_BIN, or target/release/updraft]")
+
+
+def adds_render(commands, name):
+    """The command that writes docs/`name`.md."""
+    parser = commands.add_parser("render", help=f"write docs/{name}.md from the results in docs/{name}")
+    parser.add_argument("results", nargs="*", type=pathlib.Path, help=f"results to take over into docs/{name} first (the .json files of a run)")
+    parser.add_argument("--check", action="store_true", help=f"write nothing; fail if docs/{name}.md is not what the figures say")
+
+
+def starts(arguments, work):
+    """Readies a run: the server that `arguments` name, its files under `work`, the arguments as they were given."""
+    harness.BIN = pathlib.Path(arguments.binary).resolve()
+    harness.WORK = work / "servers"
+    harness.WORK.mkdir(parents=True, exist_ok=True)
+    arguments.given = given(sys.argv[2:])
+
+
+def completed(arguments, defaults):
+    """Sets those of `defaults` that were not given."""
+    for name, value in defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+
+
+def kept(result, path):
+    """Writes one experiment's result."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    note(f"{path} written")
 
 
 def given(argv):

@@ -43,7 +43,7 @@ class Watch(threading.Thread):
     def __init__(self, pid):
         super().__init__(daemon=True)
         self.status = pathlib.Path(f"/proc/{pid}/status")
-        self.pid, self.peak, self.anonymous_peak, self.now = pid, 0, 0, 0
+        self.pid, self.peak, self.anonymous_peak, self.now, self.anonymous = pid, 0, 0, 0, 0
         self.stopped = threading.Event()
         self.sample()
         self.start()
@@ -56,10 +56,10 @@ class Watch(threading.Thread):
     def sample(self):
         try:
             lines = dict(line.split(":", 1) for line in self.status.read_text().splitlines())
-            self.now, anonymous, peak = (int(lines[name].split()[0]) << 10 for name in ("VmRSS", "RssAnon", "VmHWM"))
+            self.now, self.anonymous, peak = (int(lines[name].split()[0]) << 10 for name in ("VmRSS", "RssAnon", "VmHWM"))
         except (OSError, KeyError, ValueError):  # The process is gone, or on its way.
             return False
-        self.peak, self.anonymous_peak = max(self.peak, peak), max(self.anonymous_peak, anonymous)
+        self.peak, self.anonymous_peak = max(self.peak, peak), max(self.anonymous_peak, self.anonymous)
         return True
 
     def settled_peak(self):

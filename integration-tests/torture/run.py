@@ -14,10 +14,9 @@ if pathlib.Path(sys.prefix) != VENV.parents[1] and VENV.exists():
     os.execv(VENV, [str(VENV), *sys.argv])
 sys.path.insert(1, str(ROOT / "integration-tests/python"))
 
-import harness  # noqa: E402
 import report  # noqa: E402
 from common import POOLS, described  # noqa: E402
-from lab import given, note, size  # noqa: E402
+from lab import adds_render, completed, kept, note, size, starts, takes_server  # noqa: E402
 from server import Died  # noqa: E402
 from tables import WORK  # noqa: E402
 from targets import broken  # noqa: E402
@@ -46,20 +45,15 @@ def parser():
         c.add_argument("--pool", choices=POOLS, default=POOLS[0], help="engine.memory_pool [fair]")
         c.add_argument("--clients", type=int, help="clients at once [fits the experiment]")
         c.add_argument("--scale", type=float, help="of the data; 1 is 6 million rows of lineitem [fits the experiment]")
-        c.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of the server, as for `updraft serve --set`")
-        c.add_argument("--binary", type=pathlib.Path, default=os.environ.get("UPDRAFT_BIN", ROOT / "target/release/updraft"), help="the server [UPDRAFT_BIN, or target/release/updraft]")
-    r = commands.add_parser("render", help="write docs/memory.md from the results in docs/memory")
-    r.add_argument("results", nargs="*", type=pathlib.Path, help="results to take over into docs/memory first (.work/torture/*.json)")
-    r.add_argument("--check", action="store_true", help="write nothing; fail if docs/memory.md is not what the figures say")
+        takes_server(c)
+    adds_render(commands, "memory")
     return p
 
 
 def run(arguments):
     """Runs one experiment and writes its JSON."""
     module = importlib.import_module(f"experiments.{arguments.experiment}")
-    for name, value in getattr(module, "DEFAULTS", {}).items():
-        if getattr(arguments, name) is None:
-            setattr(arguments, name, value)
+    completed(arguments, getattr(module, "DEFAULTS", {}))
     note(f"== {arguments.experiment}, pool {arguments.pool}")
     try:
         figures = module.run(arguments)
@@ -67,9 +61,7 @@ def run(arguments):
         note(f"THE SERVER DIED: {death}")
         figures = {"death": death.left}
     result = described(arguments) | {"figures": figures}
-    path = WORK / f"{arguments.experiment}-{arguments.pool}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
-    note(f"{path.relative_to(WORK.parent)} written")
+    kept(result, WORK / f"{arguments.experiment}-{arguments.pool}.json")
     return result
 
 
@@ -77,9 +69,7 @@ def main():
     arguments = parser().parse_args()
     if arguments.experiment == "render":
         return report.render(arguments.results, arguments.check)
-    harness.BIN = pathlib.Path(arguments.binary).resolve()
-    harness.WORK = WORK / "servers"
-    arguments.given = given(sys.argv[2:])
+    starts(arguments, WORK)
     if arguments.experiment in ("all", "slice"):
         import suites
 

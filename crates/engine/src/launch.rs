@@ -148,10 +148,8 @@ pub(crate) async fn fit(
         Partitions::Auto => footprint::partitions_for(&size, engine.cpu_threads(), engine.running()),
     };
     // What a session has set, it gets.
-    let batch_size = match settings.batch_size == engine.config().batch_size {
-        true => size.batch_rows(settings.batch_size),
-        false => size.batch_rows(settings.batch_size).min(settings.batch_size),
-    };
+    let most = if settings.batch_size == engine.config().batch_size { usize::MAX } else { settings.batch_size };
+    let batch_size = size.batch_rows(settings.batch_size).min(most);
     let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {
@@ -231,7 +229,8 @@ impl Fitted {
         };
         let floor = self.footprint.spiller_floor();
         let counts_all = shared.counts_all();
-        let take = move || shared.try_query(&claim, grant.min(limit), limit, floor);
+        let cancel = self.cancel.clone();
+        let take = move || shared.try_query(&claim, grant.min(limit), limit, floor, &cancel);
         let permit = engine.admission().enter(&planned.principal, lane, take).await?;
         let memory = Arc::clone(permit.grant());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
@@ -241,7 +240,7 @@ impl Fitted {
             let most = limit / if self.effort == Effort::Careful { 4 } else { 2 };
             uncounted.try_grow(usize::try_from(self.footprint.unaccounted.min(most)).unwrap_or(usize::MAX))?;
         }
-        let spill = engine.spill().query(planned.id);
+        let spill = engine.spill().query(planned.id, &self.cancel);
         let figures = Arc::clone(memory.figures());
         let room = memory.room();
         let fan_in = match self.effort {

@@ -251,8 +251,11 @@ async fn drive<T, S>(
         },
         error = ended(Arc::clone(&run), limit) => Err(error),
     };
-    // An operator that looked at the token does not know why.
-    let outcome = outcome.map_err(|error| if matches!(error, Error::Cancelled) { run.cancelled() } else { error });
+    // An operator that looked at the token does not know why, and some say only that they could not write or get memory.
+    let outcome = outcome.map_err(|error| {
+        let ended = run.cancel.is_cancelled() || matches!(error, Error::Cancelled);
+        if ended && !matches!(error, Error::Deadline(_)) { run.cancelled() } else { error }
+    });
     match &outcome {
         Ok(()) => run.complete(),
         Err(error) => run.failed(error),
@@ -261,7 +264,11 @@ async fn drive<T, S>(
     drop(guard);
     match outcome {
         Ok(()) => sender.finish().await,
-        Err(error) => sender.fail(error),
+        Err(error) => {
+            sender.fail(error);
+            // Its other tasks look at the token sooner than they yield. Not before the client is told why.
+            run.cancel.cancel();
+        }
     }
 }
 

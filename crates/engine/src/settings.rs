@@ -52,7 +52,7 @@ pub struct Settings {
     /// Into how many partitions a query is split.
     pub(crate) target_partitions: Partitions,
     /// Rows per batch.
-    pub(crate) batch_size: usize,
+    pub batch_size: usize,
     /// Zero = no limit.
     pub(crate) statement_timeout: Duration,
     /// Bytes; `u64::MAX` = the server's limit.

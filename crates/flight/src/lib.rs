@@ -8,6 +8,7 @@
 //! | [`serve`] | the parts put together on a listener |
 //! | `service` | the gRPC trait: each method only translates |
 //! | `commands` | one file a command: its schema, its answer |
+//! | `answer` | what DoGet answers: messages, and the status after them |
 //! | `call` | who calls, in which session, until when |
 //! | `ticket` | what DoGet needs, sealed |
 //! | `status` | the one match from kind of error to gRPC code |
@@ -16,6 +17,7 @@
 //! | `transport` | connections, TLS and their limits |
 //! | `messages` | protobuf messages that arrow-flight lacks |
 
+mod answer;
 mod call;
 mod commands;
 mod config;

@@ -17,6 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use prost::Message;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::answer::{Answer, NoMessages};
 use crate::call::Call;
 use crate::commands::query::Runnable;
 use crate::commands::{self, Asked, actions, cancel, handshake, metadata, prepared, query, session, update};
@@ -57,7 +58,7 @@ impl FlightSql {
 impl FlightService for FlightSql {
     type HandshakeStream = Answers<HandshakeResponse>;
     type ListFlightsStream = Answers<FlightInfo>;
-    type DoGetStream = Answers<FlightData>;
+    type DoGetStream = NoMessages;
     type DoPutStream = Answers<PutResult>;
     type DoActionStream = Answers<ActionResult>;
     type ListActionsStream = Answers<ActionType>;
@@ -95,7 +96,8 @@ impl FlightService for FlightSql {
         Ok(Response::new(self.info(&call, request.into_inner()).await?))
     }
 
-    /// A query runs while it is fetched, so its FlightInfo is complete as soon as it is planned.
+    /// A query runs while it is fetched, so its FlightInfo is complete as soon as it is planned: no endpoint could be handed
+    /// out earlier, and none is held back until it has finished.
     async fn poll_flight_info(&self, request: Request<FlightDescriptor>) -> Result<Response<PollInfo>, Status> {
         let call = self.call(&request)?;
         let info = self.info(&call, request.into_inner()).await?;
@@ -123,19 +125,16 @@ impl FlightService for FlightSql {
     async fn do_get(&self, request: Request<Ticket>) -> Result<Response<Self::DoGetStream>, Status> {
         let call = self.call(&request)?;
         let server = &*self.server;
-        let query::Answer { messages, trailers } = match commands::of_bytes(&request.into_inner().ticket)? {
+        let answer = match commands::of_bytes(&request.into_inner().ticket)? {
             Asked::Planned(sealed) => query::fetch(server, &call, &sealed).await?,
             Asked::Statement(statement) => query::run(server, &call, Runnable::Statement(statement)).await?,
             Asked::Prepared(handle) => query::run(server, &call, Runnable::Prepared(handle)).await?,
             Asked::Metadata(command) => {
-                let messages = metadata::answer(server, &call, &command).await?;
-                return Ok(Response::new(stream::iter(messages.into_iter().map(Ok)).boxed()));
+                Answer::new(stream::iter(metadata::answer(server, &call, &command).await?.into_iter().map(Ok)))
             }
             Asked::Put(command) => return Err(wants_put(&command)),
         };
-        let mut response = Response::new(messages);
-        response.extensions_mut().insert(trailers);
-        Ok(response)
+        Ok(answer.into_response())
     }
 
     async fn do_put(&self, request: Request<Streaming<FlightData>>) -> Result<Response<Self::DoPutStream>, Status> {

@@ -159,49 +159,32 @@ impl Engine {
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(QueryId::new(), deadline, async move {
             let mut state = engine.state(&session.settings);
-            let plan = match engine.understand(&asked, kept, &mut state, Parameters::Described).await? {
-                Understood::Plan(plan) => plan,
-                Understood::Command(Parsed::Show(name)) => {
-                    let batch = engine.show(&session, name.as_deref())?;
-                    return engine.prepared_without_plan(&session, statement, Some(batch.schema()));
-                }
-                Understood::Command(_) => return engine.prepared_without_plan(&session, statement, None),
-            };
-            let (types, schema) = describe(&plan, &unknown)?;
+            let (placeholders, types, schema) =
+                match engine.understand(&asked, kept, &mut state, Parameters::Described).await? {
+                    Understood::Plan(plan) => {
+                        let (types, schema) = describe(&plan, &unknown)?;
+                        (plan.placeholders.clone(), types, Some(schema))
+                    }
+                    Understood::Command(Parsed::Show(name)) => {
+                        let batch = engine.show(&session, name.as_deref())?;
+                        (Placeholders::default(), params::Types::default(), Some(batch.schema()))
+                    }
+                    Understood::Command(_) => (Placeholders::default(), params::Types::default(), None),
+                };
             let prepared = Arc::new(Prepared {
                 handle: PreparedHandle::new(),
                 principal: session.principal.clone(),
                 session: session.id,
                 statement,
-                placeholders: plan.placeholders.clone(),
+                placeholders,
                 types,
-                schema: Some(schema),
+                schema,
                 bound: Mutex::default(),
             });
             engine.prepared.open(Arc::clone(&prepared))?;
             Ok(prepared)
         })
         .await
-    }
-
-    fn prepared_without_plan(
-        &self,
-        session: &Session,
-        statement: Statement,
-        schema: Option<SchemaRef>,
-    ) -> Result<Arc<Prepared>, Error> {
-        let prepared = Arc::new(Prepared {
-            handle: PreparedHandle::new(),
-            principal: session.principal.clone(),
-            session: session.id,
-            statement,
-            placeholders: Placeholders::default(),
-            types: params::Types::default(),
-            schema,
-            bound: Mutex::default(),
-        });
-        self.prepared.open(Arc::clone(&prepared))?;
-        Ok(prepared)
     }
 
     /// Plans a prepared statement with what is bound to it.

@@ -148,10 +148,8 @@ mod tests {
     use datafusion::arrow::util::pretty::pretty_format_batches;
     use datafusion::common::tree_node::TreeNodeRecursion;
     use datafusion::execution::memory_pool::GreedyMemoryPool;
-    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::execution::session_state::SessionStateBuilder;
-    use datafusion::prelude::{SessionConfig, SessionContext};
 
+    use super::super::testing::context;
     use super::*;
 
     const DATA: &str = "SELECT value AS id, value % 700 AS k, nullif(value % 3, 0) AS n,
@@ -160,18 +158,8 @@ mod tests {
 
     /// The rows, and whether an aggregate of the plan orders its values itself.
     async fn answer(fits: bool, partitions: usize, limit: usize, sql: &str) -> Result<(String, bool)> {
-        let mut config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(512);
-        if fits {
-            config.options_mut().extensions.insert(Fit { room: limit, careful: false });
-        }
-        config.options_mut().execution.sort_spill_reservation_bytes = 64 << 10;
-        let pool = Arc::new(GreedyMemoryPool::new(limit));
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?)
-            .with_default_features()
-            .with_physical_optimizer_rules(super::super::rules());
-        let context = SessionContext::new_with_state(state.build());
+        let fit = fits.then_some(Fit { room: limit, careful: false });
+        let context = context(partitions, 512, fit, Some(Arc::new(GreedyMemoryPool::new(limit))));
         let plan = context.sql(&sql.replace("data", &format!("({DATA})"))).await?.create_physical_plan().await?;
         let mut orders = false;
         plan.apply(|node| {

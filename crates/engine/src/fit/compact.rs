@@ -128,11 +128,9 @@ pub(crate) fn copy(array: &ArrayRef) -> Result<ArrayRef> {
 mod tests {
     use datafusion::arrow::array::{Int64Array, StringArray, StringViewArray};
     use datafusion::execution::memory_pool::GreedyMemoryPool;
-    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::execution::session_state::SessionStateBuilder;
     use datafusion::physical_plan::collect;
-    use datafusion::prelude::{SessionConfig, SessionContext};
 
+    use super::super::testing::context;
     use super::*;
 
     #[test]
@@ -154,14 +152,7 @@ mod tests {
 
     #[tokio::test]
     async fn groups_are_sorted_in_little_more_than_they_take() {
-        let pool = Arc::new(GreedyMemoryPool::new(16 << 20));
-        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(1024);
-        config.options_mut().execution.sort_spill_reservation_bytes = 1 << 20;
-        let environment = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("an environment");
-        let state =
-            SessionStateBuilder::new().with_config(config).with_runtime_env(environment).with_default_features();
-        let state = state.with_physical_optimizer_rules(super::super::rules()).build();
-        let context = SessionContext::new_with_state(state);
+        let context = context(1, 1024, None, Some(Arc::new(GreedyMemoryPool::new(16 << 20))));
         let sql = "SELECT value * 7919 % 100003 AS k, count(*) AS n FROM range(100000) GROUP BY k ORDER BY n, k DESC";
         let plan = context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
         let rows = collect(Arc::clone(&plan), context.task_ctx()).await.expect("it fits");

@@ -118,10 +118,8 @@ mod tests {
     use datafusion::arrow::util::pretty::pretty_format_batches;
     use datafusion::common::tree_node::TreeNodeRecursion;
     use datafusion::execution::memory_pool::GreedyMemoryPool;
-    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::execution::session_state::SessionStateBuilder;
-    use datafusion::prelude::{SessionConfig, SessionContext};
 
+    use super::super::testing::context;
     use super::*;
 
     /// Values of all kinds, with NULLs.
@@ -134,18 +132,8 @@ mod tests {
         nullif(value % 3, 0) = 1 AS b, arrow_cast(value % 17, 'Float32') AS g FROM range(60000)";
 
     async fn answer(partitions: usize, limit: usize, fit: Option<bool>, sql: &str) -> Result<(String, usize)> {
-        let mut config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(1024);
-        if let Some(careful) = fit {
-            config.options_mut().extensions.insert(Fit { room: limit, careful });
-        }
-        config.options_mut().execution.sort_spill_reservation_bytes = 64 << 10;
-        let pool = Arc::new(GreedyMemoryPool::new(limit));
-        let state = SessionStateBuilder::new()
-            .with_config(config)
-            .with_runtime_env(RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?)
-            .with_default_features()
-            .with_physical_optimizer_rules(super::super::rules());
-        let context = SessionContext::new_with_state(state.build());
+        let fit = fit.map(|careful| Fit { room: limit, careful });
+        let context = context(partitions, 1024, fit, Some(Arc::new(GreedyMemoryPool::new(limit))));
         let plan = context.sql(&sql.replace("data", &format!("({DATA})"))).await?.create_physical_plan().await?;
         let batches = datafusion::physical_plan::collect(Arc::clone(&plan), context.task_ctx()).await?;
         let mut spills = 0;

@@ -21,6 +21,8 @@ mod distinct;
 mod joins;
 mod kept;
 mod size;
+#[cfg(test)]
+mod testing;
 mod topk;
 mod windows;
 

@@ -60,10 +60,10 @@ impl PhysicalOptimizerRule for FitTopK {
 #[cfg(test)]
 mod tests {
     use datafusion::arrow::util::pretty::pretty_format_batches;
-    use datafusion::execution::session_state::SessionStateBuilder;
     use datafusion::physical_plan::{collect, displayable};
-    use datafusion::prelude::{SessionConfig, SessionContext};
+    use datafusion::prelude::SessionContext;
 
+    use super::super::testing::context;
     use super::*;
 
     #[tokio::test]
@@ -76,11 +76,7 @@ mod tests {
                 (10, 1 << 20, true, "value", true),
                 (10, 1 << 20, true, "concat(value, ' as text') AS value", false),
             ] {
-                let mut config = SessionConfig::new().with_target_partitions(partitions);
-                config.options_mut().extensions.insert(Fit { room, careful });
-                let state = SessionStateBuilder::new().with_config(config).with_default_features();
-                let context =
-                    SessionContext::new_with_state(state.with_physical_optimizer_rules(super::super::rules()).build());
+                let context = context(partitions, 8192, Some(Fit { room, careful }), None);
                 let sql = format!(
                     "SELECT value * 7919 % 10007 AS k, {value} FROM range(10000) ORDER BY k, value DESC LIMIT {limit} OFFSET 3"
                 );

@@ -314,11 +314,10 @@ mod tests {
     use datafusion::arrow::util::pretty::pretty_format_batches;
     use datafusion::datasource::MemTable;
     use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
-    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::execution::session_state::SessionStateBuilder;
     use datafusion::physical_plan::{collect, displayable};
     use datafusion::prelude::{SessionConfig, SessionContext, col};
 
+    use super::super::testing::context;
     use super::*;
 
     /// Partitions of these many rows, one after the other.
@@ -351,20 +350,6 @@ mod tests {
         Arc::new(MemTable::try_new(batch.schema(), vec![halves.to_vec()]).expect("batches of one schema"))
     }
 
-    fn context(partitions: usize, ours: bool, pool: Option<Arc<dyn MemoryPool>>) -> SessionContext {
-        let mut state = SessionStateBuilder::new()
-            .with_config(SessionConfig::new().with_target_partitions(partitions).with_batch_size(32))
-            .with_default_features();
-        if ours {
-            state = state.with_physical_optimizer_rules(super::super::rules());
-        }
-        if let Some(pool) = pool {
-            state = state
-                .with_runtime_env(RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc().expect("an environment"));
-        }
-        SessionContext::new_with_state(state.build())
-    }
-
     fn sorted(batches: &[RecordBatch]) -> Vec<String> {
         let text = pretty_format_batches(batches).expect("it prints").to_string();
         let mut rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).map(str::to_owned).collect();
@@ -387,7 +372,8 @@ mod tests {
             [&[], &[1], &ones, &[500], &[32, 32, 32], &[31, 1, 1, 63, 300, 2, 1], &[1, 40, 2, 200, 1]];
         for sizes in shapes {
             for partitions in [1, 3] {
-                let (stock, ours) = (context(partitions, false, None), context(partitions, true, None));
+                let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(32);
+                let (stock, ours) = (SessionContext::new_with_config(config), context(partitions, 32, None, None));
                 for context in [&stock, &ours] {
                     context.register_table("a", table(sizes)).expect("a name of its own");
                 }
@@ -413,7 +399,7 @@ mod tests {
     async fn a_partition_is_held_and_not_the_whole() {
         for (size, fits) in [(50, true), (20_000, false)] {
             let pool: Arc<dyn MemoryPool> = Arc::new(GreedyMemoryPool::new(96 << 10));
-            let context = context(1, true, Some(Arc::clone(&pool)));
+            let context = context(1, 32, None, Some(Arc::clone(&pool)));
             let keys: Vec<_> = (0..20_000_i64).map(|row| row / size).collect();
             let batches = keys.chunks(32).map(|keys| {
                 let keys: ArrayRef = Arc::new(Int64Array::from(keys.to_vec()));

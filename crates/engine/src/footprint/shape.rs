@@ -23,6 +23,8 @@ const PASSING: u64 = 4;
 const PASSING_ROWS: usize = 8;
 /// Bytes of one batch from which more rows cost cache misses and memory, and gain nothing.
 const BATCH_BYTES: u64 = 2 << 20;
+/// The same where rows are passed on to the client, to whom a message costs more than its rows.
+const PASSING_BATCH_BYTES: u64 = 8 << 20;
 /// The fewest rows that `fit_batch_size` gives: with fewer, the work per batch outweighs that per row.
 const BATCH_ROWS_MIN: usize = 64;
 /// The batch size at which the ladder ends.
@@ -145,17 +147,19 @@ impl ScanSize {
     /// gather them.
     pub(crate) fn batch_rows(&self, wanted: usize) -> usize {
         let rows = self.rows.map_or(0, |rows| usize::try_from(rows).unwrap_or(usize::MAX));
-        let most = match self.gathers || self.multiplies {
-            true => wanted,
-            false => wanted.saturating_mul(PASSING_ROWS).min(rows.max(wanted)),
-        };
-        fit_batch_size(self.row_width, most)
+        match self.gathers || self.multiplies {
+            true => fit_batch_size(self.row_width, wanted, BATCH_BYTES),
+            false => {
+                let most = wanted.saturating_mul(PASSING_ROWS).min(rows.max(wanted));
+                fit_batch_size(self.row_width, most, PASSING_BATCH_BYTES)
+            }
+        }
     }
 }
 
-/// Rows per batch, at most `wanted`, so that a batch of rows of `row_width` bytes takes no more than 2 MiB.
-fn fit_batch_size(row_width: u64, wanted: usize) -> usize {
-    let rows = usize::try_from(BATCH_BYTES / row_width.max(1)).unwrap_or(usize::MAX);
+/// Rows per batch, at most `wanted`, so that a batch of rows of `row_width` bytes takes no more than `bytes`.
+fn fit_batch_size(row_width: u64, wanted: usize, bytes: u64) -> usize {
+    let rows = usize::try_from(bytes / row_width.max(1)).unwrap_or(usize::MAX);
     let power = rows.checked_ilog2().map_or(1, |log| 1_usize << log);
     power.max(BATCH_ROWS_MIN).min(wanted)
 }
@@ -213,7 +217,7 @@ mod tests {
             (u64::MAX, 8, 8),
             (1, 100, 100),
         ] {
-            assert_eq!(fit_batch_size(width, wanted), expected, "{width} bytes, {wanted} rows");
+            assert_eq!(fit_batch_size(width, wanted, BATCH_BYTES), expected, "{width} bytes, {wanted} rows");
         }
     }
 
@@ -221,7 +225,7 @@ mod tests {
     fn batches_of_rows_that_only_pass_are_large() {
         let passing = ScanSize { rows: Some(1_000_000), row_width: 16, ..ScanSize::default() };
         assert_eq!(passing.batch_rows(8192), 65_536);
-        assert_eq!(ScanSize { row_width: 100, ..passing }.batch_rows(8192), 16_384, "2 MiB");
+        assert_eq!(ScanSize { row_width: 200, ..passing }.batch_rows(8192), 32_768, "8 MiB");
         assert_eq!(ScanSize { rows: Some(10_000), ..passing }.batch_rows(8192), 10_000);
         assert_eq!(ScanSize { rows: Some(10), ..passing }.batch_rows(8192), 8192);
         assert_eq!(ScanSize { rows: None, ..passing }.batch_rows(8192), 8192);

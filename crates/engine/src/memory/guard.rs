@@ -1,7 +1,7 @@
 //! Compares what queries hold with what the process really has, and sheds load before the kernel does.
 //!
-//! DataFusion counts what its operators keep, and not all of it. So a thread looks at the allocator every few
-//! milliseconds: what is there beyond what queries hold is taken off the budget, and operators that spill do so
+//! DataFusion counts what its operators keep, and not all of it. So a thread looks at the allocator, more often the less
+//! is free: what is there beyond what queries hold is taken off the budget, and operators that spill do so
 //! earlier. When that is not enough it stops new queries, empties caches, and in the end ends the largest query.
 
 use std::sync::Arc;
@@ -13,10 +13,12 @@ use tracing::{info, warn};
 use super::Memory;
 use super::cgroup::Cgroup;
 
-/// While queries run. Some gigabytes a second can be allocated: in this time some tens of MiB.
-const LOOK_BUSY: Duration = Duration::from_millis(10);
-/// While none runs.
-const LOOK_IDLE: Duration = Duration::from_millis(100);
+/// While nothing is free, or a query waits for memory. A look takes half a millisecond.
+const LOOK_SOON: Duration = Duration::from_millis(10);
+/// While much is free, or no query runs.
+const LOOK_LATE: Duration = Duration::from_millis(100);
+/// How many bytes may be allocated in a second: what is free is not gone before the next look.
+const PACE: u64 = 4 << 30;
 /// What the process has without any query: code's data, connections, caches of metadata.
 const BASE_MIN: u64 = 64 << 20;
 /// How far past the budget memory may be before a query is ended for it: one part in this many, and this much. By then
@@ -110,7 +112,9 @@ impl Guard {
         let due = |last: Option<Instant>, every| last.is_none_or(|at: Instant| at.elapsed() >= every);
         while let Some(load) = load() {
             let busy = load.running() > 0;
-            let verdict = self.judge(self.read(), self.memory.held());
+            let (reading, held) = (self.read(), self.memory.held());
+            let verdict = self.judge(reading, held);
+            let mut waits = false;
             let mut freed = 0;
             if let Memory::Fair(budget) = &self.memory {
                 budget.set_unaccounted(verdict.unaccounted);
@@ -131,7 +135,8 @@ impl Guard {
                     ended = Some(Instant::now());
                     warn!(held = %ByteSize(held), "ended the largest query to stay within the memory limit");
                 }
-                if load.poke() == 0 {
+                waits = load.poke() > 0;
+                if !waits {
                     budget.nobody_waits();
                 }
             }
@@ -145,8 +150,20 @@ impl Guard {
                 purged = Some(Instant::now());
             }
             drop(load);
-            std::thread::sleep(if busy { LOOK_BUSY } else { LOOK_IDLE });
+            std::thread::sleep(match busy {
+                true if waits => LOOK_SOON,
+                true => self.until_next(reading, held),
+                false => LOOK_LATE,
+            });
         }
+    }
+
+    /// How long what is free lasts, whatever queries do.
+    fn until_next(&self, reading: Reading, held: u64) -> Duration {
+        let queries = reading.allocated.saturating_sub(self.base);
+        let free = self.memory.limit().saturating_sub(queries.max(held));
+        let free = reading.cgroup.map_or(free, |(used, limit)| free.min(limit.saturating_sub(used)));
+        Duration::from_millis(free / (PACE / 1000)).clamp(LOOK_SOON, LOOK_LATE)
     }
 
     fn read(&self) -> Reading {
@@ -224,6 +241,22 @@ mod tests {
         assert_eq!(judge(500, 520, Some((980, 1024)), 400), near);
         let purge_first = Verdict { pause: true, purge: true, ..fine };
         assert_eq!(judge(500, 900, Some((980, 1024)), 400), purge_first);
+    }
+
+    #[test]
+    fn it_looks_more_often_the_less_is_free() {
+        let memory = Memory::new(MemoryPoolKind::Fair, 1024 * MIB);
+        let guard = Guard { memory, allocator: Arc::new(Fixed(0)), cgroup: None, base: 100 * MIB };
+        let next = |allocated: u64, held: u64, cgroup| {
+            let reading = Reading { allocated: allocated * MIB, resident: 0, cgroup };
+            guard.until_next(reading, held * MIB).as_millis()
+        };
+        assert_eq!(next(100, 0, None), 100);
+        assert_eq!(next(924, 0, None), 48, "200 MiB at 4 GiB a second");
+        assert_eq!(next(100, 824, None), 48);
+        assert_eq!(next(100, 0, Some((824 * MIB, 1024 * MIB))), 48);
+        assert_eq!(next(1124, 0, None), 10);
+        assert_eq!(next(2000, 2000, Some((1, 0))), 10);
     }
 
     #[test]

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use bytesize::ByteSize;
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, MemoryReservation};
+use tokio_util::sync::CancellationToken;
 
 use budget::Budget;
 pub(crate) use budget::{Claim, Reclaim};
@@ -104,13 +105,20 @@ impl Memory {
     }
 
     /// Memory for a query: `grant` bytes that are set aside now, and up to `limit`, of which `floor` for each operator
-    /// that can spill. `None` while there are not as many.
-    pub(crate) fn try_query(&self, claim: &Claim, grant: u64, limit: u64, floor: u64) -> Option<Arc<QueryMemory>> {
+    /// that can spill, until `cancel` says so. `None` while there are not as many.
+    pub(crate) fn try_query(
+        &self,
+        claim: &Claim,
+        grant: u64,
+        limit: u64,
+        floor: u64,
+        cancel: &CancellationToken,
+    ) -> Option<Arc<QueryMemory>> {
         let source = match self {
             Self::Fair(budget) => Source::Budget(budget.try_grant(claim, grant)?),
             Self::Stock { pool, .. } => Source::Stock(Arc::clone(pool)),
         };
-        Some(QueryMemory::new(source, limit, floor))
+        Some(QueryMemory::new(source, limit, floor, cancel.clone()))
     }
 }
 
@@ -162,7 +170,8 @@ mod tests {
         let claim = Claim { principal: Principal::new("a"), priority: 1, principal_limit: u64::MAX, shares: true };
         for kind in [MemoryPoolKind::Fair, MemoryPoolKind::DatafusionFair, MemoryPoolKind::Greedy] {
             let memory = Memory::new(kind, 1000);
-            let pool: Arc<dyn MemoryPool> = memory.try_query(&claim, 10, 1000, 10).expect("it fits");
+            let pool: Arc<dyn MemoryPool> =
+                memory.try_query(&claim, 10, 1000, 10, &CancellationToken::new()).expect("it fits");
             let join = MemoryConsumer::new("NestedLoopJoinLoad[0]").register(&pool);
             let sort = MemoryConsumer::new("ExternalSorter[0]").with_can_spill(true).register(&pool);
             let join_error = join.try_grow(2000).expect_err("more than the pool");

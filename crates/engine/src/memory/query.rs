@@ -3,6 +3,9 @@
 //! It says what the query uses, what it used at most, and caps it. Within the query, operators that can spill
 //! share its room: while there is plenty as they come, then each up to an equal part; and together they leave
 //! some to those that cannot, such as the merge of what was spilled.
+//!
+//! It is also where a query that was cancelled ends soonest: sorts, merges and aggregates work on for long within one
+//! poll, and ask for memory with each batch.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -11,18 +14,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytesize::ByteSize;
 use datafusion::common::Result;
+use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 
 use super::budget::Grant;
 use super::overhead::overhead;
 use super::refused;
+use crate::error::Error;
 
 /// Of a query's room, what operators that can spill leave to those that cannot: one part in this many.
 const HEADROOM: u64 = 5;
 /// Of what operators that can spill may have, the part that is first come, first served. Of the rest, each may have
 /// its equal part.
 const FIRST_COME: (u64, u64) = (3, 4);
+/// How much more an operator may have while it spills, as a part of what it had when it was told to. A sort makes its
+/// batches anew to write them, and fails when these may not be a little larger.
+const SPILLING: u64 = 8;
+/// What an operator that cannot spill may have whatever the others have: one part in this many of the query's limit. It
+/// would end the query for next to nothing.
+const SMALL_CHANGE: u64 = 256;
+/// The most that this is.
+const SMALL_CHANGE_MAX: u64 = 64 << 10;
 /// How many of the largest operators a refusal names.
 const NAMED: usize = 3;
 
@@ -43,6 +57,7 @@ pub(crate) struct QueryMemory {
     /// What each operator that can spill may have, whatever the others have: without its first batches it could
     /// not even start to spill.
     floor: u64,
+    cancel: CancellationToken,
     state: Mutex<State>,
     figures: Arc<Figures>,
 }
@@ -93,6 +108,8 @@ struct Usage {
     overhead: (u64, u64),
     /// It was refused memory before, and is of a kind that cannot spill what it reads back.
     has_spilled: bool,
+    /// What it was charged when it was refused more, until it has spilled that.
+    spills: Option<u64>,
 }
 
 impl Usage {
@@ -101,13 +118,28 @@ impl Usage {
         let (numerator, denominator) = self.overhead;
         Self { said, charged: said.saturating_mul(numerator) / denominator.max(1), ..self }
     }
+
+    /// Whether it gives way to others when it goes on to `after`, by spilling. With nothing to spill it would fail, and
+    /// so would one that reads back what it has spilled, and one that was told to a moment ago.
+    fn gives_way(self, after: Self) -> bool {
+        let spilled = |told_at: u64| self.charged <= told_at / 2;
+        let spilling = |told_at: u64| after.charged <= told_at.saturating_add(told_at / SPILLING);
+        let told = self.spills.is_some_and(|told_at| spilled(told_at) || spilling(told_at));
+        self.can_spill && self.said > 0 && !self.has_spilled && !told
+    }
+
+    /// It was given more: what it was told to spill it has spilled, if little is left.
+    fn granted(self, before: Self) -> Self {
+        Self { spills: self.spills.filter(|told_at| before.charged > told_at / 2), ..self }
+    }
 }
 
 impl QueryMemory {
     /// At most `limit` bytes of `source`, and at least `floor` for each operator that can spill, if there are so many.
-    pub(crate) fn new(source: Source, limit: u64, floor: u64) -> Arc<Self> {
+    /// Nothing more once `cancel` says so.
+    pub(crate) fn new(source: Source, limit: u64, floor: u64, cancel: CancellationToken) -> Arc<Self> {
         let figures = Arc::default();
-        Arc::new(Self { source, limit, floor, state: Mutex::default(), figures })
+        Arc::new(Self { source, limit, floor, cancel, state: Mutex::default(), figures })
     }
 
     /// What it uses, to look at while and after it runs.
@@ -221,7 +253,7 @@ impl MemoryPool for QueryMemory {
         };
         // An exchange holds little, and what it spills it reads back one batch at a time: it goes last.
         let can_spill = consumer.can_spill() && !consumer.name().starts_with("RepartitionExec[");
-        let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false };
+        let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false, spills: None };
         self.state.lock().consumers.insert(consumer.id(), Consumer { name: consumer.name().to_owned(), usage });
     }
 
@@ -247,18 +279,27 @@ impl MemoryPool for QueryMemory {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            // Not ResourcesExhausted, which would make it spill.
+            return Err(DataFusionError::External(Box::new(Error::Cancelled)));
+        }
         let mut state = self.state.lock();
         let id = reservation.consumer().id();
         let before = state.usage(id).expect("a reservation keeps its consumer registered");
         let after = before.with(before.said + additional as u64);
         let used = state.used - before.charged + after.charged;
+        let is_small = !after.can_spill && after.charged <= SMALL_CHANGE_MAX.min(self.limit / SMALL_CHANGE);
+        if let (Source::Budget(grant), true) = (&self.source, is_small) {
+            self.put(&mut state, id, after);
+            grant.hold_anyway(used);
+            return Ok(());
+        }
         let granted = if used > self.limit {
             Err("that is query_memory_limit".to_owned())
         } else {
             match &self.source {
                 Source::Budget(grant) => {
-                    // With nothing to spill it would fail, and so would one that reads back what it has spilled.
-                    let gives_way = after.can_spill && before.said > 0 && !before.has_spilled;
+                    let gives_way = before.gives_way(after);
                     let fair = if gives_way { self.fair(&state, before, after) } else { Ok(()) };
                     fair.and_then(|()| grant.hold(used, gives_way).map_err(|refusal| refusal.to_string()))
                 }
@@ -267,13 +308,14 @@ impl MemoryPool for QueryMemory {
         };
         match granted {
             Ok(()) => {
-                self.put(&mut state, id, after);
+                self.put(&mut state, id, after.granted(before));
                 Ok(())
             }
             Err(why) => {
                 let text = self.refusal(&state, reservation, additional, &why);
                 let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
-                self.put(&mut state, id, Usage { has_spilled, ..before });
+                let spills = (before.said > 0).then_some(before.charged);
+                self.put(&mut state, id, Usage { has_spilled, spills, ..before });
                 Err(refused(reservation, text))
             }
         }
@@ -297,7 +339,7 @@ mod tests {
     fn query(budget: &Arc<Budget>, grant: u64, limit: u64) -> (Arc<QueryMemory>, Arc<dyn MemoryPool>) {
         let claim = Claim { principal: Principal::new("a"), priority: 10, principal_limit: u64::MAX, shares: true };
         let grant = budget.try_grant(&claim, grant).expect("it fits");
-        let memory = QueryMemory::new(Source::Budget(grant), limit, 100);
+        let memory = QueryMemory::new(Source::Budget(grant), limit, 100, CancellationToken::new());
         (Arc::clone(&memory), memory)
     }
 
@@ -322,6 +364,19 @@ mod tests {
         );
         drop((reservation, pool, memory));
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_query_that_was_cancelled_gets_nothing_more_and_is_not_told_to_spill() {
+        let budget = Budget::new(1000);
+        let (memory, pool) = query(&budget, 0, 1000);
+        let sort = spiller(&pool);
+        sort.try_grow(10).expect("there is plenty");
+        memory.cancel.cancel();
+        let error = sort.try_grow(1).expect_err("it was cancelled");
+        assert!(matches!(error, DataFusionError::External(_)), "{error}");
+        sort.free();
+        assert_eq!(memory.figures.used(), 0);
     }
 
     #[test]
@@ -354,6 +409,19 @@ mod tests {
     }
 
     #[test]
+    fn next_to_nothing_is_not_refused() {
+        let budget = Budget::new(16 << 20);
+        let (_memory, pool) = query(&budget, 0, 16 << 20);
+        let join = MemoryConsumer::new("SMJStream[0]").register(&pool);
+        join.grow(17 << 20);
+        let sum = MemoryConsumer::new("AggregateStream[0]").register(&pool);
+        sum.try_grow(9).expect("the name of a largest value");
+        assert!(sum.try_grow(64 << 10).is_err());
+        drop((join, sum));
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
     fn every_operator_has_its_first_batches() {
         let budget = Budget::new(1000);
         let (_memory, pool) = query(&budget, 0, 1000);
@@ -365,6 +433,22 @@ mod tests {
             sort.try_grow(50).expect("its second");
         }
         assert!(sorts[1].try_grow(1).is_err());
+    }
+
+    #[test]
+    fn a_sort_that_was_told_to_spill_may_do_so() {
+        let budget = Budget::new(1200);
+        let (_memory, pool) = query(&budget, 0, 1000);
+        let sort = spiller(&pool);
+        sort.try_grow(800).expect("four fifths");
+        assert!(sort.try_grow(10).is_err(), "it is to spill");
+        sort.try_grow(100).expect("what it writes may be an eighth larger");
+        assert!(sort.try_grow(1).is_err());
+        sort.shrink(890);
+        let other = spiller(&pool);
+        other.try_grow(790).expect("what was spilled");
+        sort.try_grow(1).expect("its next batch, although not all of the last is gone");
+        assert!(sort.try_grow(100).is_err(), "from now on it gives way again");
     }
 
     #[test]
@@ -392,7 +476,7 @@ mod tests {
     #[test]
     fn stock_pools_decide_for_themselves() {
         let shared: Arc<dyn MemoryPool> = Arc::new(datafusion::execution::memory_pool::GreedyMemoryPool::new(1000));
-        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, 0);
+        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, 0, CancellationToken::new());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
         let (first, second) = (spiller(&pool), spiller(&pool));
         first.try_grow(900).expect("up to the query's limit");

@@ -135,14 +135,13 @@ fn weight_of(plan: &LogicalPlan) -> usize {
 #[derive(Debug)]
 pub(crate) struct PlanCache {
     plans: Cache<Arc<Asked>, Arc<Plan>>,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    lookups: Lookups,
 }
 
 impl PlanCache {
     pub(crate) fn new(config: &Config) -> Self {
         let budget = usize::try_from(config.plan_cache_limit.as_u64()).unwrap_or(usize::MAX);
-        Self { plans: Cache::new(budget), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self { plans: Cache::new(budget), lookups: Lookups::default() }
     }
 
     /// The plan of `asked`, if there is one and its tables are still what they were: `is_current` finds out.
@@ -155,8 +154,7 @@ impl PlanCache {
             Some(plan) if is_current(&plan).await => Some(plan),
             _ => None,
         };
-        let counter = if plan.is_some() { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.lookups.count(plan.is_some());
         plan
     }
 
@@ -168,9 +166,7 @@ impl PlanCache {
     }
 
     pub(crate) fn figures(&self) -> CacheFigures {
-        let (entries, bytes) = self.plans.size();
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CacheFigures { entries, bytes, hits: count(&self.hits), misses: count(&self.misses) }
+        self.lookups.figures(self.plans.size())
     }
 }
 
@@ -185,4 +181,25 @@ pub struct CacheFigures {
     pub hits: u64,
     /// How often it was not.
     pub misses: u64,
+}
+
+/// How often what was looked for was there, and was not.
+#[derive(Debug, Default)]
+pub(crate) struct Lookups {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
+impl Lookups {
+    /// Counts one.
+    pub(crate) fn count(&self, found: bool) {
+        let counter = if found { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The figures of a cache that has so many entries, of so many bytes.
+    pub(crate) fn figures(&self, (entries, bytes): (usize, usize)) -> CacheFigures {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        CacheFigures { entries, bytes, hits: read(&self.hits), misses: read(&self.misses) }
+    }
 }

@@ -9,7 +9,6 @@ mod filling;
 
 use std::hash::Hash;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use updraft_auth::Principal;
@@ -20,7 +19,7 @@ pub(crate) use filling::Filling;
 use crate::config::Config;
 use crate::memory::Reclaim;
 use crate::plan::{Planned, Versions};
-use crate::plan_cache::{CacheFigures, Ready};
+use crate::plan_cache::{CacheFigures, Lookups, Ready};
 use crate::settings::Settings;
 
 /// One part in this many of the budget is the most that one result may take: a large one must not drop all others.
@@ -50,8 +49,7 @@ pub(crate) struct Kept {
 pub(crate) struct ResultCache {
     results: Cache<Key, Arc<Kept>>,
     budget: usize,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    lookups: Lookups,
 }
 
 /// What the cache has to say of a query.
@@ -67,7 +65,7 @@ pub(crate) enum Asking {
 impl ResultCache {
     pub(crate) fn new(config: &Config) -> Self {
         let budget = usize::try_from(config.result_cache_limit.as_u64()).unwrap_or(usize::MAX);
-        Self { results: Cache::new(budget), budget, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self { results: Cache::new(budget), budget, lookups: Lookups::default() }
     }
 
     /// Asks for the result of `ready` as it was planned by `planned`.
@@ -81,22 +79,16 @@ impl ResultCache {
             settings: Arc::clone(&planned.settings),
             principal: planned.principal.clone(),
         };
-        match self.results.get(&key).filter(|kept| kept.versions == *versions) {
-            Some(kept) => {
-                self.hits.fetch_add(1, Ordering::Relaxed);
-                Asking::Hit(kept)
-            }
-            None => {
-                self.misses.fetch_add(1, Ordering::Relaxed);
-                Asking::Miss(Filling::new(Arc::clone(self), key, Arc::clone(versions)))
-            }
+        let found = self.results.get(&key).filter(|kept| kept.versions == *versions);
+        self.lookups.count(found.is_some());
+        match found {
+            Some(kept) => Asking::Hit(kept),
+            None => Asking::Miss(Filling::new(Arc::clone(self), key, Arc::clone(versions))),
         }
     }
 
     pub(crate) fn figures(&self) -> CacheFigures {
-        let (entries, bytes) = self.results.size();
-        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CacheFigures { entries, bytes, hits: count(&self.hits), misses: count(&self.misses) }
+        self.lookups.figures(self.results.size())
     }
 }
 

@@ -11,6 +11,9 @@ use bytesize::ByteSize;
 /// A step of spilling that failed. Directories are named as the operator named them.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum SpillError {
+    /// Nobody wants what would be written.
+    #[error("the query was cancelled")]
+    Cancelled,
     /// The quota of the query is used up.
     #[error(
         "the query has spilled {0}, which is all it may; hint: raise engine.query_spill_limit, or give the query \
@@ -73,7 +76,7 @@ impl From<SpillError> for io::Error {
             SpillError::QueryLimit(_) | SpillError::Limit(_) => io::ErrorKind::QuotaExceeded,
             SpillError::Full { .. } => io::ErrorKind::StorageFull,
             SpillError::Damaged { .. } => io::ErrorKind::InvalidData,
-            SpillError::Failed { .. } => io::ErrorKind::Other,
+            SpillError::Cancelled | SpillError::Failed { .. } => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

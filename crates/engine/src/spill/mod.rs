@@ -28,6 +28,7 @@ use datafusion::common::Result;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::{SpillFile, TempFileFactory};
 use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use self::file::File;
@@ -66,13 +67,14 @@ impl Spill {
         }))
     }
 
-    /// What one run of a query spills into. Nothing is made on disk before its first file.
-    pub(crate) fn query(self: &Arc<Self>, id: QueryId) -> QuerySpill {
+    /// What one run of a query spills into, until `cancel` says so. Nothing is made on disk before its first file.
+    pub(crate) fn query(self: &Arc<Self>, id: QueryId, cancel: &CancellationToken) -> QuerySpill {
         let run = self.runs.fetch_add(1, Ordering::Relaxed);
         QuerySpill(Arc::new(Query {
             shared: Arc::clone(self),
             name: format!("{id}.{run}"),
             quota: Quota::new(self.query_limit),
+            cancel: cancel.clone(),
             files: AtomicU64::new(0),
             written: AtomicU64::new(0),
             made: Mutex::new(vec![false; self.folders.claims().len()]),
@@ -100,6 +102,7 @@ struct Query {
     /// Of its folder in each directory.
     name: String,
     quota: Quota,
+    cancel: CancellationToken,
     files: AtomicU64,
     /// Over all files, those that are removed already included.
     written: AtomicU64,
@@ -133,9 +136,13 @@ impl QuerySpill {
         self.0.quota.peak()
     }
 
-    /// Takes room for `bytes` more.
+    /// Takes room for `bytes` more. A query may write for seconds within one poll, so this is where it sees that it was
+    /// cancelled.
     fn take(&self, bytes: u64) -> Result<(), SpillError> {
-        let Query { quota, shared, written, .. } = self.0.as_ref();
+        let Query { quota, cancel, shared, written, .. } = self.0.as_ref();
+        if cancel.is_cancelled() {
+            return Err(SpillError::Cancelled);
+        }
         if !quota.take(bytes) {
             return Err(SpillError::QueryLimit(ByteSize(quota.limit())));
         }

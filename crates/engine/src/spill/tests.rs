@@ -57,7 +57,7 @@ fn pattern(bytes: usize) -> Vec<u8> {
 async fn what_is_written_is_read_and_nothing_stays() {
     let directory = tempfile::tempdir().expect("a folder");
     let spill = spill(&[directory.path()], 10 * MIB, 10 * MIB);
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     assert_eq!(found(directory.path()).len(), 0, "nothing is made before it is needed");
 
     let data = pattern(MIB + 5);
@@ -88,7 +88,10 @@ async fn what_is_written_is_read_and_nothing_stays() {
 async fn a_query_at_its_quota_fails_alone() {
     let directory = tempfile::tempdir().expect("a folder");
     let spill = spill(&[directory.path()], 3 * MIB, 2 * MIB);
-    let (big, small) = (spill.query(QueryId::new()), spill.query(QueryId::new()));
+    let (big, small) = (
+        spill.query(QueryId::new(), &CancellationToken::new()),
+        spill.query(QueryId::new(), &CancellationToken::new()),
+    );
     let (big_file, mut big_writer) = create(&big);
     let (small_file, mut small_writer) = create(&small);
     big_writer.write_all(&pattern(2 * MIB)).expect("the last byte of its quota");
@@ -105,6 +108,19 @@ async fn a_query_at_its_quota_fails_alone() {
     assert_eq!(read(&small_file).await.expect("it is whole").len(), 2 * MIB);
 }
 
+#[test]
+fn a_query_that_was_cancelled_writes_nothing_more() {
+    let directory = tempfile::tempdir().expect("a folder");
+    let (spill, cancel) = (spill(&[directory.path()], 10 * MIB, 10 * MIB), CancellationToken::new());
+    let query = spill.query(QueryId::new(), &cancel);
+    let (file, mut writer) = create(&query);
+    writer.write_all(&pattern(MIB)).expect("there is room");
+    cancel.cancel();
+    assert!(writer.write_all(&pattern(MIB)).is_err());
+    drop((file, writer, query));
+    assert_eq!((spill.used(), found(directory.path()).len()), (0, 0));
+}
+
 /// The kind and the text of an error as Arrow hands it to DataFusion, and DataFusion to us.
 fn as_told(error: std::io::Error) -> String {
     let error = Error::from(DataFusionError::from(datafusion::arrow::error::ArrowError::from(error)));
@@ -115,7 +131,7 @@ fn as_told(error: std::io::Error) -> String {
 async fn a_full_disk_is_the_problem_of_one_query() {
     let directory = tempfile::tempdir().expect("a folder");
     let spill = spill(&[directory.path()], 10 * MIB, 10 * MIB);
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     let file = query.create_temp_file("a test").expect("there is room");
     let path = found(directory.path()).pop().expect("the file");
     fs::remove_file(&path).expect("it is there");
@@ -134,7 +150,7 @@ async fn a_full_disk_is_the_problem_of_one_query() {
 async fn every_flipped_bit_and_every_cut_is_found() {
     let directory = tempfile::tempdir().expect("a folder");
     let spill = spill(&[directory.path()], 10 * MIB, 10 * MIB);
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     let (file, mut writer) = create(&query);
     writer.write_all(&pattern(64)).expect("there is room");
     writer.finish().expect("there is room");
@@ -170,7 +186,7 @@ async fn a_directory_that_fails_is_passed_over() {
     let (bad, good) = (parent.path().join("bad"), parent.path().join("good"));
     let spill = spill(&[&bad, &good], 10 * MIB, 10 * MIB);
     fs::remove_dir_all(&bad).expect("it is there");
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     let files: Vec<_> = (0..4).map(|_| create(&query)).collect();
     assert_eq!(found(&good).len(), 5, "a folder and four files");
     fs::remove_dir_all(&good).expect("it is there");
@@ -206,12 +222,12 @@ async fn a_sort_spills_and_leaves_nothing_however_it_ends() {
         assert_eq!((found(directory.path()).len(), spill.used()), (0, 0));
     };
 
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     let rows = sort(&query).await.try_fold(0, |rows, batch| async move { Ok(rows + batch.num_rows()) }).await;
     assert_eq!(rows.expect("there is room"), ROWS);
     ends(query);
 
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     let mut stopped = sort(&query).await;
     let first = stopped.next().await.expect("there are rows").expect("there is room");
     assert!(first.num_rows() > 0 && found(directory.path()).len() > 2, "the merge reads what was spilled");
@@ -230,7 +246,7 @@ async fn a_sort_spills_and_leaves_nothing_however_it_ends() {
 async fn a_sort_that_needs_more_than_its_quota_leaves_nothing() {
     let directory = tempfile::tempdir().expect("a folder");
     let spill = spill(&[directory.path()], 100 * MIB, MIB / 4);
-    let query = spill.query(QueryId::new());
+    let query = spill.query(QueryId::new(), &CancellationToken::new());
     let error = sort(&query).await.try_collect::<Vec<_>>().await.expect_err("more than a quarter of a MiB");
     let error = Error::from(error);
     assert_eq!(error.kind(), ErrorKind::Exhausted);
@@ -238,7 +254,7 @@ async fn a_sort_that_needs_more_than_its_quota_leaves_nothing() {
     drop(query);
     assert_eq!((found(directory.path()).len(), spill.used()), (0, 0));
 
-    let none = self::spill(&[directory.path()], 0, 0).query(QueryId::new());
+    let none = self::spill(&[directory.path()], 0, 0).query(QueryId::new(), &CancellationToken::new());
     let error = sort(&none).await.try_collect::<Vec<_>>().await.expect_err("it may not spill");
     assert!(error.to_string().contains("Resources exhausted"), "{error}");
 }

@@ -2,7 +2,7 @@
 
 use arrow_flight::sql::metadata::SqlInfoData;
 use arrow_flight::sql::{Command, CommandGetTables};
-use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -15,7 +15,7 @@ use super::{catalogs, db_schemas, keys, sql_info, table_types, tables, xdbc_type
 use crate::call::Call;
 use crate::server::Server;
 use crate::status::{answer_failed, status};
-use crate::wire::{Encoder, WireOptions, schema_bytes};
+use crate::wire::{Encoder, Message, WireError, WireOptions, schema_bytes};
 
 /// The one catalog.
 const CATALOG: &str = updraft_engine::CATALOG;
@@ -61,13 +61,14 @@ pub(crate) fn info(command: &Command, bytes: Bytes, descriptor: FlightDescriptor
 ///
 /// # Errors
 /// The engine's, when the catalog cannot be listed.
-pub(crate) async fn answer(server: &Server, call: &Call, command: &Command) -> Result<Vec<FlightData>, Status> {
+pub(crate) async fn answer(server: &Server, call: &Call, command: &Command) -> Result<Vec<Message>, Status> {
     let batch = batch(server, call, command).await?;
     // In one message as far as it goes: ADBC's GetTableSchema reads only the first.
     let options = WireOptions { compression: call.wire.compression, ..WireOptions::default() };
-    let mut encoder = Encoder::new(batch.schema(), &options, METADATA_MESSAGE_BYTES);
+    let failed = |error: WireError| Status::internal(error.to_string());
+    let mut encoder = Encoder::new(batch.schema(), &options, METADATA_MESSAGE_BYTES).map_err(failed)?;
     let mut messages = vec![encoder.schema()];
-    messages.extend(encoder.batch(batch).map_err(|error| Status::internal(error.to_string()))?);
+    messages.extend(encoder.batch(batch).map_err(failed)?);
     Ok(messages)
 }
 

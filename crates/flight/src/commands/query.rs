@@ -3,45 +3,30 @@
 use std::sync::Arc;
 
 use arrow_flight::sql::{ProstMessageExt, TicketStatementQuery};
-use arrow_flight::{FlightData, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use prost::Message;
+use prost::Message as _;
 use tonic::Status;
-use updraft_engine::{Error, Part, Planned, PreparedHandle, QueryId, Report, Statement, Weight};
+use updraft_engine::{Error, Part, Planned, PreparedHandle, QueryId, Report, Statement};
 use updraft_proto::v1;
 use updraft_proto::v1::ticket::Statement as Kept;
 
+use crate::answer::Answer;
 use crate::call::Call;
-use crate::layers::Trailers;
 use crate::server::Server;
 use crate::status::{answer_failed, status};
 use crate::ticket;
-use crate::wire::{Encoder, WireError, WireOptions, schema_bytes, wire_schema, with_column_metadata};
+use crate::wire::{
+    Encoder, Gathered, Message, WireError, WireOptions, schema_bytes, wire_schema, with_column_metadata,
+};
 
 /// Rows and bytes of a result are not known before it ran.
 const UNKNOWN: i64 = -1;
-
-/// A message on its way to a client.
-pub(crate) struct Encoded(pub(crate) FlightData);
-
-impl Weight for Encoded {
-    fn weight(&self) -> usize {
-        self.0.data_header.len() + self.0.data_body.len()
-    }
-}
-
-/// The result of a query.
-pub(crate) struct Answer {
-    pub(crate) messages: BoxStream<'static, Result<FlightData, Status>>,
-    /// What it used, for after the last message.
-    pub(crate) trailers: Trailers,
-}
 
 /// What to run.
 pub(crate) enum Runnable {
@@ -176,29 +161,34 @@ fn stream(
     wire: &WireOptions,
     part: Part,
 ) -> Result<Answer, Status> {
-    let encoder = Encoder::new(schema, wire, server.message_size);
+    let encoder = Encoder::new(schema, wire, server.message_size).map_err(|error| status(failed(error)))?;
+    let rows_max = planned.settings().batch_size;
     let results = server
         .engine
-        .run(&call.session, planned, part, call.deadline, move |batches| encoded(encoder, batches))
+        .run(&call.session, planned, part, call.deadline, move |batches| encoded(encoder, batches, rows_max))
         .map_err(status)?;
     let usage = results.usage();
-    let messages = results.map(|message| message.map(|Encoded(data)| data).map_err(status));
-    Ok(Answer { messages: messages.boxed(), trailers: Trailers::new(move || resources(&usage.report())) })
+    Ok(Answer::new(results.map_err(status)).followed_by(move || resources(&usage.report())))
 }
 
 /// Messages of `batches`, the schema first. Runs on the CPU runtime.
 fn encoded(
     mut encoder: Encoder,
     batches: SendableRecordBatchStream,
-) -> impl Stream<Item = Result<Encoded, Error>> + Send {
-    let schema = stream::once(std::future::ready(Ok(Encoded(encoder.schema()))));
-    let messages = batches.map(move |batch| {
-        let messages = encoder.batch(batch?).map_err(|error| match error {
-            WireError::Convert { source } | WireError::Encode { source } => DataFusionError::from(source),
-        })?;
-        Ok::<_, Error>(stream::iter(messages.into_iter().map(|data| Ok(Encoded(data)))))
+    rows_max: usize,
+) -> impl Stream<Item = Result<Message, Error>> + Send {
+    let schema = stream::once(std::future::ready(Ok(encoder.schema())));
+    let messages = Gathered::new(batches, encoder.wire_schema(), rows_max).map(move |batch| {
+        let messages = encoder.batch(batch?).map_err(failed)?;
+        Ok::<_, Error>(stream::iter(messages.into_iter().map(Ok)))
     });
     schema.chain(messages.try_flatten())
+}
+
+fn failed(error: WireError) -> Error {
+    match error {
+        WireError::Convert { source } | WireError::Encode { source } => DataFusionError::from(source).into(),
+    }
 }
 
 /// What is known of a query before it runs, as JSON. What it used follows its result.

@@ -10,14 +10,12 @@
 //! | `request_id` | a name for the call in logs and error texts |
 //! | `panics` | a panic ends one call, with a status |
 //! | `deadline` | `grpc-timeout` |
-//! | `trailers` | what is known when a stream has ended |
 //! | `login` | headers -> credential -> [`Caller`]; refusals as statuses |
 
 mod deadline;
 mod login;
 mod panics;
 mod request_id;
-mod trailers;
 
 #[cfg(test)]
 mod tests;
@@ -32,11 +30,12 @@ use tower::Service;
 use tracing::{Instrument, info_span};
 use updraft_auth::Authenticator;
 
+use crate::answer::with_own_body;
+
 pub(crate) use deadline::Deadline;
 pub use login::Caller;
 pub(crate) use login::{credential, in_process, refusal};
 pub(crate) use request_id::RequestId;
-pub(crate) use trailers::Trailers;
 
 /// A service with all layers around it. Cloning is as cheap as cloning the service.
 #[derive(Debug, Clone)]
@@ -80,7 +79,7 @@ where
                 Err(status) => return status.into_http(),
             };
             let Ok(response) = service.call(request).await;
-            let mut response = trailers::followed(response);
+            let mut response = with_own_body(response);
             if let Some(header) = renewed {
                 response.headers_mut().entry(http::header::AUTHORIZATION).or_insert(header);
             }

@@ -115,6 +115,11 @@ pub struct Limits {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<String>")]
     pub max_connection_age: Option<Duration>,
+    /// From the start of a call to the last byte that the client sends with it. Raise it for large uploads over slow
+    /// links.
+    #[serde(with = "humantime_serde")]
+    #[schemars(with = "String")]
+    pub request_timeout: Duration,
     /// Calls at one time on one connection. Further ones wait in the client or are refused.
     pub max_concurrent_streams: u32,
     /// Streams that may fail by the client's fault before the connection is closed (CVE-2025-8671 and its kind).
@@ -158,6 +163,7 @@ impl Default for Limits {
             handshake_timeout: Duration::from_secs(5),
             first_request_timeout: Duration::from_secs(60),
             max_connection_age: None,
+            request_timeout: Duration::from_secs(300),
             max_concurrent_streams: 128,
             max_local_error_reset_streams: 1024,
             max_pending_accept_reset_streams: 20,
@@ -201,6 +207,7 @@ impl Limits {
             ("handshake_timeout", Some(self.handshake_timeout)),
             ("first_request_timeout", Some(self.first_request_timeout)),
             ("max_connection_age", self.max_connection_age),
+            ("request_timeout", Some(self.request_timeout)),
             ("keepalive_timeout", Some(self.keepalive_timeout)),
         ];
         for (key, time) in times {
@@ -264,10 +271,11 @@ mod tests {
             handshake_timeout: Duration::ZERO,
             first_request_timeout: Duration::ZERO,
             max_connection_age: Some(Duration::ZERO),
+            request_timeout: Duration::ZERO,
             keepalive_timeout: Duration::ZERO,
             ..Limits::default()
         };
-        assert_eq!(limits.problems().len(), 12, "{:?}", limits.problems());
+        assert_eq!(limits.problems().len(), 13, "{:?}", limits.problems());
     }
 
     #[test]

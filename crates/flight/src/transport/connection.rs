@@ -1,7 +1,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
@@ -16,11 +16,12 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
 use tracing::debug;
 
+use super::arrival::Arriving;
+use super::calls::{Begun, WithCalls};
 use super::certificate;
 use super::config::Limits;
 use super::io::{Counted, Traffic};
@@ -56,7 +57,6 @@ pub(super) struct Connecting {
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Arc<Limits>,
     pub(super) graceful: CancellationToken,
-    pub(super) streams: TaskTracker,
 }
 
 /// Serves one connection until either side ends it. Dropping the future ends its calls too.
@@ -92,22 +92,21 @@ where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let Connecting { id, peer, limits, graceful, streams, .. } = connecting;
+    let Connecting { id, peer, limits, graceful, .. } = connecting;
     let (io, traffic) = Counted::new(io);
-    // Cancelled by drop, so that no call outlives its connection.
-    let cancel = CancellationToken::new();
-    let _cancel_calls = cancel.clone().drop_guard();
     let calls = Calls::default();
-    let service = PerConnection { service, connection: Connection { id, peer, certificate }, calls: calls.clone() };
-    let served = http(&limits, Spawner { streams, cancel }).serve_connection(TokioIo::new(io), service);
-    let mut served = pin!(served);
+    let connection = Connection { id, peer, certificate };
+    let service = PerConnection { service, connection, calls: calls.clone(), request_timeout: limits.request_timeout };
+    let begun = Begun::default();
+    let connection = http(&limits, begun.clone()).serve_connection(TokioIo::new(io), service);
+    let mut served = WithCalls::new(connection, begun);
     let first_request = limits.first_request_timeout;
     let age = limits.max_connection_age.unwrap_or(NEVER);
     let mut phase = Phase::Handshake { until: start + limits.handshake_timeout };
     loop {
         let wake = phase.wake();
         tokio::select! {
-            result = served.as_mut() => {
+            result = &mut served => {
                 match result {
                     Ok(()) => debug!("connection closed"),
                     Err(error) => debug!(error = %error_chain(&error), "connection failed"),
@@ -118,7 +117,7 @@ where
                 if traffic.read() < PREFACE_BYTES {
                     return;
                 }
-                served.as_mut().graceful_shutdown();
+                served.connection().graceful_shutdown();
                 phase = Phase::farewell(&traffic);
             }
             () = sleep_until(wake) => match phase {
@@ -129,7 +128,7 @@ where
                 Phase::Handshake { .. } => phase = Phase::FirstRequest { until: start + first_request.min(age) },
                 Phase::FirstRequest { .. } if calls.seen() > 0 => phase = Phase::Serving { until: start + age },
                 Phase::FirstRequest { .. } | Phase::Serving { .. } => {
-                    served.as_mut().graceful_shutdown();
+                    served.connection().graceful_shutdown();
                     phase = Phase::farewell(&traffic);
                 }
                 Phase::Farewell { total, since, .. } => {
@@ -186,10 +185,10 @@ impl Phase {
     }
 }
 
-fn http(limits: &Limits, spawner: Spawner) -> http2::Builder<Spawner> {
+fn http(limits: &Limits, calls: Begun) -> http2::Builder<Begun> {
     // The config's check keeps all of these inside u32.
     let bytes = |size: bytesize::ByteSize| u32::try_from(size.as_u64()).unwrap_or(u32::MAX >> 1);
-    let mut builder = http2::Builder::new(spawner);
+    let mut builder = http2::Builder::new(calls);
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.max_concurrent_streams)
@@ -205,24 +204,6 @@ fn http(limits: &Limits, spawner: Spawner) -> http2::Builder<Spawner> {
         builder.keep_alive_interval(limits.keepalive_interval);
     }
     builder
-}
-
-/// Runs the calls of one connection, each as a task that ends with it.
-#[derive(Clone)]
-struct Spawner {
-    streams: TaskTracker,
-    cancel: CancellationToken,
-}
-
-impl<F> hyper::rt::Executor<F> for Spawner
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, call: F) {
-        use tracing::Instrument;
-        let call = self.cancel.clone().run_until_cancelled_owned(call);
-        self.streams.spawn(call.in_current_span());
-    }
 }
 
 /// How many calls a connection has, and has had.
@@ -264,6 +245,7 @@ struct PerConnection<S> {
     service: S,
     connection: Connection,
     calls: Calls,
+    request_timeout: Duration,
 }
 
 impl<S> hyper::service::Service<http::Request<Incoming>> for PerConnection<S>
@@ -277,7 +259,7 @@ where
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
         let call = self.calls.begin();
-        let mut request = request.map(Body::new);
+        let mut request = request.map(|body| Body::new(Arriving::new(body, self.request_timeout)));
         request.extensions_mut().insert(self.connection.clone());
         let mut service = self.service.clone();
         Box::pin(async move {

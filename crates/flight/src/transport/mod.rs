@@ -12,8 +12,12 @@
 //! | `certificate` | the names in a client certificate |
 //! | `serve` | accept loop, connection limits, drain |
 //! | `connection` | one connection from its first byte to its last |
+//! | `arrival` | what a client sends with a call has to arrive in time |
+//! | `calls` | the calls of a connection, in the connection's own task |
 //! | `io` | a socket that counts its bytes |
 
+mod arrival;
+mod calls;
 mod certificate;
 mod config;
 mod connection;

@@ -10,7 +10,6 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 use tower::Service;
 use tracing::{Instrument, debug, info_span, warn};
@@ -111,7 +110,6 @@ where
     if let Some(tls) = &tls {
         watchers.spawn(tls.clone().watch(stop.graceful.clone()));
     }
-    let streams = TaskTracker::new();
     let limits = Arc::new(limits);
     let mut gate = Gate::new(&limits);
     let mut ids = 0u64;
@@ -144,7 +142,6 @@ where
             tls: tls.as_ref().map(TlsReloader::acceptor),
             limits: Arc::clone(&limits),
             graceful: stop.graceful.clone(),
-            streams: streams.clone(),
         };
         let span = info_span!("connection", id = ids, %peer);
         let served = connection::serve(stream, connecting, service.clone());
@@ -157,11 +154,10 @@ where
         );
     }
     drop(listener);
-    drain(connections, streams, &stop).await
+    drain(connections, &stop).await
 }
 
-async fn drain(mut connections: JoinSet<()>, streams: TaskTracker, stop: &Stop) -> Drained {
-    streams.close();
+async fn drain(mut connections: JoinSet<()>, stop: &Stop) -> Drained {
     let mut drained = Drained::default();
     loop {
         tokio::select! {
@@ -177,10 +173,9 @@ async fn drain(mut connections: JoinSet<()>, streams: TaskTracker, stop: &Stop) 
         log_end(ended);
     }
     drained.aborted = connections.len();
-    // Each connection takes its streams along when it is dropped.
-    connections.shutdown().await;
-    if tokio::time::timeout(ABORT_WAIT, streams.wait()).await.is_err() {
-        warn!(calls = streams.len(), "calls that do not yield are still running");
+    // Each connection takes its calls along when it is dropped.
+    if tokio::time::timeout(ABORT_WAIT, connections.shutdown()).await.is_err() {
+        warn!(connections = connections.len(), "connections whose calls do not yield are still there");
     }
     drained
 }

@@ -6,25 +6,38 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait, PrimitiveArray,
-    RecordBatch, RecordBatchOptions, RunArray, StructArray, UInt64Array, UnionArray, make_array,
+    Array, ArrayRef, AsArray, BinaryArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait,
+    PrimitiveArray, RecordBatch, RecordBatchOptions, RunArray, StructArray, UInt64Array, UnionArray, make_array,
 };
 use datafusion::arrow::buffer::{OffsetBuffer, ScalarBuffer};
 use datafusion::arrow::compute::{CastOptions, cast_with_options, take};
 use datafusion::arrow::datatypes::{
     ArrowDictionaryKeyType, ArrowNativeType, DataType, FieldRef, Int16Type, Int32Type, Int64Type, RunEndIndexType,
-    SchemaRef, UnionMode,
+    Schema, SchemaRef, UnionMode,
 };
 use datafusion::arrow::downcast_dictionary_array;
 use datafusion::arrow::error::ArrowError;
 
-/// Turns `batch` into batches of `wire_schema`, each at most `bytes_max` bytes of data, in order. A single row that is
-/// wider is a batch of its own. A batch without columns keeps its number of rows.
+use super::text::gathered;
+
+/// What goes in the place of `wire_schema` when its batches are written: columns of text are columns of bytes, which look
+/// the same on the wire and need no check that they are text.
+pub(super) fn layout(wire_schema: &Schema) -> SchemaRef {
+    let fields = wire_schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Utf8 => Arc::new(field.as_ref().clone().with_data_type(DataType::Binary)),
+        _ => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Turns `batch` into batches of `wire_schema`, written as `layout`, each at most `bytes_max` bytes of data, in order. A
+/// single row that is wider is a batch of its own. A batch without columns keeps its number of rows.
 ///
 /// Fails when the columns do not fit the schema, which is a bug of the caller, or when a value cannot be converted.
 pub(crate) fn to_wire(
     batch: &RecordBatch,
     wire_schema: &SchemaRef,
+    layout: &SchemaRef,
     bytes_max: usize,
 ) -> Result<Vec<RecordBatch>, ArrowError> {
     if batch.num_columns() != wire_schema.fields().len() {
@@ -39,24 +52,25 @@ pub(crate) fn to_wire(
     loop {
         let piece = first_piece(&batch.slice(start, rows - start), wire_schema, bytes_max);
         start += piece.num_rows();
-        pieces.push(convert_batch(&piece, wire_schema)?);
+        pieces.push(convert_batch(&piece, wire_schema, layout)?);
         if start >= rows {
             return Ok(pieces);
         }
     }
 }
 
-/// Rows at the start of `batch` that fit `bytes_max`: guessed from the average row, made fewer until they fit, then
-/// doubled while they fill less than half, as when the wide rows come last.
+/// Rows at the start of `batch` that fit `bytes_max`: as many as there are if all pieces are to be of one size, made fewer
+/// until they fit, then doubled while they fill less than half, as when the wide rows come last.
 fn first_piece(batch: &RecordBatch, wire_schema: &SchemaRef, bytes_max: usize) -> RecordBatch {
     let bytes_of = |rows: usize| batch_bytes(&batch.slice(0, rows), wire_schema);
     let mut rows = batch.num_rows();
     let mut bytes = bytes_of(rows);
+    let mut share = rows.div_ceil(bytes.div_ceil(bytes_max).max(1));
     while rows > 1 && bytes > bytes_max {
-        let proportional = (rows as u128 * bytes_max as u128 / bytes as u128) as usize;
         // A guess that is hardly smaller than the last one would be made many times on skewed rows.
-        rows = proportional.min(rows * 3 / 4).max(1);
+        rows = share.min(rows * 3 / 4).max(1);
         bytes = bytes_of(rows);
+        share = (rows as u128 * bytes_max as u128 / bytes.max(1) as u128) as usize;
     }
     while rows < batch.num_rows() && bytes <= bytes_max / 2 {
         let more = (rows * 2).min(batch.num_rows());
@@ -69,7 +83,8 @@ fn first_piece(batch: &RecordBatch, wire_schema: &SchemaRef, bytes_max: usize) -
     batch.slice(0, rows)
 }
 
-fn batch_bytes(batch: &RecordBatch, wire_schema: &SchemaRef) -> usize {
+/// Bytes that `batch` takes on the wire as `wire_schema`, without headers, padding and dictionaries.
+pub(super) fn batch_bytes(batch: &RecordBatch, wire_schema: &SchemaRef) -> usize {
     batch
         .columns()
         .iter()
@@ -78,15 +93,26 @@ fn batch_bytes(batch: &RecordBatch, wire_schema: &SchemaRef) -> usize {
         .fold(0, usize::saturating_add)
 }
 
-fn convert_batch(batch: &RecordBatch, wire_schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
-    let columns = batch
-        .columns()
-        .iter()
-        .zip(wire_schema.fields())
-        .map(|(column, field)| convert(column, field.data_type()))
-        .collect::<Result<Vec<_>, _>>()?;
+fn convert_batch(batch: &RecordBatch, wire_schema: &Schema, layout: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+    let columns = batch.columns().iter().zip(wire_schema.fields());
+    let columns = columns.map(|(column, field)| written(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(Arc::clone(wire_schema), columns, &options)
+    RecordBatch::try_new_with_options(Arc::clone(layout), columns, &options)
+}
+
+/// A column that is to arrive as `to`, as [`layout`] has it.
+fn written(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    Ok(match (column.data_type(), to) {
+        (DataType::Utf8View, DataType::Utf8) => Arc::new(gathered(column.as_string_view())?),
+        (DataType::BinaryView, DataType::Binary) => Arc::new(gathered(column.as_binary_view())?),
+        (DataType::Dictionary(..), DataType::Utf8 | DataType::Binary) => {
+            let dictionary = column.as_any_dictionary();
+            // Taking first bounds the work by the rows of this piece, not by the size of the dictionary.
+            written(&take(dictionary.values(), dictionary.keys(), None)?, to)?
+        }
+        (_, DataType::Utf8) => Arc::new(BinaryArray::from(convert(column, to)?.as_string::<i32>().clone())),
+        _ => convert(column, to)?,
+    })
 }
 
 /// `array` as `to`, which must come from the mapping of `types.rs`.

@@ -6,11 +6,8 @@
 
 use std::sync::Arc;
 
-use arrow_flight::FlightData;
 use arrow_ipc::CompressionType;
-use arrow_ipc::writer::{
-    DictionaryTracker, EncodedData, IpcDataGenerator, IpcWriteContext, IpcWriteOptions, write_message,
-};
+use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamEncoder, write_message};
 use bytes::Bytes;
 use datafusion::arrow::array::{
     Array, ArrayRef, AsArray, FixedSizeListArray, GenericListArray, MapArray, OffsetSizeTrait, RecordBatch,
@@ -20,7 +17,8 @@ use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, UnionMode};
 use datafusion::arrow::error::ArrowError;
 
-use super::convert::{to_wire, used_values, view_bytes, views_waste};
+use super::convert::{layout, to_wire, used_values, view_bytes, views_waste};
+use super::message::Message;
 use super::options::{Compression, WireOptions};
 
 /// Why a result could not be put on the wire.
@@ -42,23 +40,24 @@ pub(crate) enum WireError {
     },
 }
 
-/// The encoder of one stream. It is synchronous and does the work of the CPU: conversion, copying, compression.
+/// The encoder of one stream. It is synchronous and does the work of the CPU: conversion, compression.
 pub(crate) struct Encoder {
     schema: SchemaRef,
-    schema_message: FlightData,
+    layout: SchemaRef,
+    schema_message: Message,
     bytes_max: usize,
-    write: IpcWriteOptions,
-    dictionaries: DictionaryTracker,
-    context: IpcWriteContext,
+    stream: StreamEncoder,
+    /// The stream of IPC begins with the schema, which went before.
+    is_begun: bool,
 }
-
-/// Batches from this size on keep a body buffer ready for the next one; below, a result is often a single batch.
-const REUSE_BYTES: usize = 64 * 1024;
 
 impl Encoder {
     /// An encoder of batches into `wire_schema` (from [`super::wire_schema`], metadata included), with messages of at
     /// most `message_size` bytes of data. One row wider than that, and a dictionary, go in one message whatever their size.
-    pub(crate) fn new(wire_schema: SchemaRef, options: &WireOptions, message_size: usize) -> Self {
+    ///
+    /// Fails for a dictionary of dictionaries, which IPC does not know.
+    pub(crate) fn new(wire_schema: SchemaRef, options: &WireOptions, message_size: usize) -> Result<Self, WireError> {
+        let encode = |source| WireError::Encode { source };
         let compression = options.compression.map(|compression| match compression {
             Compression::Lz4 => CompressionType::LZ4_FRAME,
             Compression::Zstd => CompressionType::ZSTD,
@@ -66,35 +65,40 @@ impl Encoder {
         let write = IpcWriteOptions::default()
             .try_with_compression(compression)
             .expect("the default metadata version is V5, which knows compression");
-        // Dictionaries may change between batches of a stream; only files forbid it.
         let mut dictionaries = DictionaryTracker::new(false);
-        let schema_message = IpcDataGenerator::default().schema_to_bytes_with_dictionary_tracker(
+        let schema = IpcDataGenerator::default().schema_to_bytes_with_dictionary_tracker(
             &wire_schema,
             &mut dictionaries,
             &write,
         );
-        Self {
-            schema: wire_schema,
-            schema_message: flight_data(schema_message),
+        Ok(Self {
+            schema_message: Message::new(&schema.ipc_message, Vec::new()).map_err(encode)?,
             bytes_max: message_size.max(1),
-            write,
-            dictionaries,
-            context: IpcWriteContext::default(),
-        }
+            stream: StreamEncoder::try_new_with_options(&wire_schema, write).map_err(encode)?,
+            is_begun: false,
+            layout: layout(&wire_schema),
+            schema: wire_schema,
+        })
+    }
+
+    /// What the batches are sent as.
+    pub(crate) fn wire_schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
     }
 
     /// The first message of the stream. It must be sent whether or not batches follow.
-    pub(crate) fn schema(&self) -> FlightData {
+    pub(crate) fn schema(&self) -> Message {
         self.schema_message.clone()
     }
 
     /// The messages of one batch of the query: none if it has no rows, else dictionaries that are new and one or more
     /// record batches, to be sent in this order.
-    pub(crate) fn batch(&mut self, batch: RecordBatch) -> Result<Vec<FlightData>, WireError> {
+    pub(crate) fn batch(&mut self, batch: RecordBatch) -> Result<Vec<Message>, WireError> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let pieces = to_wire(&batch, &self.schema, self.bytes_max).map_err(|source| WireError::Convert { source })?;
+        let pieces = to_wire(&batch, &self.schema, &self.layout, self.bytes_max);
+        let pieces = pieces.map_err(|source| WireError::Convert { source })?;
         let mut messages = Vec::with_capacity(pieces.len());
         for piece in pieces {
             self.piece(&piece, &mut messages).map_err(|source| WireError::Encode { source })?;
@@ -102,25 +106,13 @@ impl Encoder {
         Ok(messages)
     }
 
-    fn piece(&mut self, piece: &RecordBatch, messages: &mut Vec<FlightData>) -> Result<(), ArrowError> {
+    fn piece(&mut self, piece: &RecordBatch, messages: &mut Vec<Message>) -> Result<(), ArrowError> {
         let columns = piece.columns().iter().map(compact).collect::<Result<Vec<_>, _>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(piece.num_rows()));
-        let piece = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?;
-        let (dictionaries, batch) =
-            IpcDataGenerator::default().encode(&piece, &mut self.dictionaries, &self.write, &mut self.context)?;
-        self.context.set_reserve_scratch(batch.arrow_data.len() >= REUSE_BYTES);
-        messages.extend(dictionaries.into_iter().map(flight_data));
-        messages.push(flight_data(batch));
+        let piece = RecordBatch::try_new_with_options(piece.schema(), columns, &options)?;
+        let written = Message::of_stream(self.stream.encode(&piece)?)?;
+        messages.extend(written.into_iter().skip(usize::from(!std::mem::replace(&mut self.is_begun, true))));
         Ok(())
-    }
-}
-
-fn flight_data(encoded: EncodedData) -> FlightData {
-    FlightData {
-        flight_descriptor: None,
-        data_header: encoded.ipc_message.into(),
-        app_metadata: Bytes::new(),
-        data_body: encoded.arrow_data.into(),
     }
 }
 
@@ -220,8 +212,10 @@ fn compact_list<O: OffsetSizeTrait>(array: &ArrayRef, item: &FieldRef) -> Result
 mod tests {
     use super::*;
     use crate::wire::convert::wire_bytes;
+    use crate::wire::message::tests::received;
     use crate::wire::tests::{batch_of, every_column};
     use crate::wire::wire_schema;
+    use arrow_flight::FlightData;
     use arrow_flight::decode::FlightRecordBatchStream;
     use datafusion::arrow::array::{DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray};
     use datafusion::arrow::datatypes::{Field, Int32Type};
@@ -238,10 +232,10 @@ mod tests {
     fn send(batches: &[RecordBatch], options: &str, message_size: usize) -> Sent {
         let options: WireOptions = options.parse().expect(options);
         let schema = Arc::new(wire_schema(&batches[0].schema(), &options));
-        let mut encoder = Encoder::new(Arc::clone(&schema), &options, message_size);
-        let mut messages = vec![encoder.schema()];
+        let mut encoder = Encoder::new(Arc::clone(&schema), &options, message_size).expect("encoder");
+        let mut messages = vec![received(&encoder.schema())];
         for batch in batches {
-            messages.extend(encoder.batch(batch.clone()).expect("encode"));
+            messages.extend(encoder.batch(batch.clone()).expect("encode").iter().map(received));
         }
         let mut stream = FlightRecordBatchStream::new_from_flight_data(stream::iter(messages.clone()).map(Ok));
         let batches: Vec<RecordBatch> = block_on((&mut stream).try_collect()).expect("decode");
@@ -316,6 +310,37 @@ mod tests {
         for (received, expected) in sent.batches[0].columns().iter().zip(input.columns()) {
             assert_eq!(received, expected, "{}", expected.data_type());
         }
+    }
+
+    #[test]
+    fn whatever_is_picked_and_sliced_arrives_as_the_same_arrays() {
+        let columns = every_column(100);
+        arbtest::arbtest(|u| {
+            let rows = u.int_in_range(1..=60)?;
+            let mut column = || -> arbitrary::Result<ArrayRef> {
+                let column = u.choose(&columns)?;
+                let start = u.int_in_range(0..=column.len() - rows)?;
+                let sliced = column.slice(start, rows);
+                if u.ratio(1, 2)? {
+                    return Ok(sliced);
+                }
+                let picks = (0..rows).map(|_| u.int_in_range(0..=rows as u64 - 1)).collect::<Result<Vec<_>, _>>()?;
+                let picked = take(&sliced, &UInt64Array::from(picks), None);
+                Ok(picked.unwrap_or(sliced))
+            };
+            let input = batch_of((0..3).map(|_| column()).collect::<Result<_, _>>()?);
+            let options = *u.choose(&["wire_types=native", "wire_types=native;wire_compression=lz4"])?;
+            let sent = send(std::slice::from_ref(&input), options, *u.choose(&[usize::MAX, 2000, 100])?);
+            let mut row = 0;
+            for batch in &sent.batches {
+                for (received, expected) in batch.columns().iter().zip(input.slice(row, batch.num_rows()).columns()) {
+                    assert_eq!(received, expected, "{} from row {row}", expected.data_type());
+                }
+                row += batch.num_rows();
+            }
+            assert_eq!(row, rows);
+            Ok(())
+        });
     }
 
     #[test]
@@ -429,7 +454,7 @@ mod tests {
         assert!(wire_bytes(&column, &DataType::Utf8) > i32::MAX as usize);
         let input = batch_of(vec![column]);
         let schema = Arc::new(wire_schema(&input.schema(), &WireOptions::default()));
-        let pieces = to_wire(&input.slice(0, 20), &schema, 4 << 20).expect("convert");
+        let pieces = to_wire(&input.slice(0, 20), &schema, &layout(&schema), 4 << 20).expect("convert");
         assert_eq!(pieces.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [3, 3, 3, 3, 3, 3, 2]);
     }
 
@@ -437,14 +462,14 @@ mod tests {
     fn a_value_that_does_not_fit_is_an_error_not_a_null() {
         let schema = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int32, true)]));
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1 << 40]));
-        let mut encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20);
+        let mut encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20).expect("encoder");
         assert!(matches!(encoder.batch(batch_of(vec![column])), Err(WireError::Convert { .. })));
     }
 
     #[test]
     fn a_batch_of_another_shape_is_an_error() {
         let schema = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int32, true)]));
-        let mut encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20);
+        let mut encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20).expect("encoder");
         let columns = every_column(2)[..2].to_vec();
         assert!(matches!(encoder.batch(batch_of(columns)), Err(WireError::Convert { .. })));
     }

@@ -13,16 +13,17 @@ use flatbuffers::{FlatBufferBuilder, UnionWIPOffset, WIPOffset};
 use futures::{executor::block_on, stream};
 
 use super::*;
+use crate::wire::message::tests::received;
 use crate::wire::tests::{batch_of, every_column};
 use crate::wire::{Encoder, WireOptions};
 
 /// The messages a client would send for `batches`, types as they are.
 fn messages(batches: &[RecordBatch], compression: &str) -> Vec<FlightData> {
     let options = format!("wire_types=native;wire_compression={compression}").parse::<WireOptions>().expect("options");
-    let mut encoder = Encoder::new(batches[0].schema(), &options, usize::MAX);
-    let mut messages = vec![encoder.schema()];
+    let mut encoder = Encoder::new(batches[0].schema(), &options, usize::MAX).expect("encoder");
+    let mut messages = vec![received(&encoder.schema())];
     for batch in batches {
-        messages.extend(encoder.batch(batch.clone()).expect("encode"));
+        messages.extend(encoder.batch(batch.clone()).expect("encode").iter().map(received));
     }
     messages
 }
@@ -210,7 +211,8 @@ fn message(
 /// The schema message of one column of `data_type`.
 fn schema_of(data_type: DataType) -> FlightData {
     let schema = Arc::new(Schema::new(vec![Field::new("c", data_type, true)]));
-    Encoder::new(schema, &"wire_types=native".parse().expect("options"), 1).schema()
+    let encoder = Encoder::new(schema, &"wire_types=native".parse().expect("options"), 1).expect("encoder");
+    received(&encoder.schema())
 }
 
 /// The column of 32-bit integers that a test bends in one place.

@@ -49,6 +49,32 @@ async fn a_connection_without_requests_is_asked_to_go() {
 }
 
 #[tokio::test]
+async fn a_call_that_does_not_arrive_is_not_waited_for() {
+    let server = start(Limits { request_timeout: Duration::from_millis(300), ..Limits::default() }, None);
+    let mut client = server.client().await;
+    let (answer, mut body) = client.requests.send_request(get("/read"), false).unwrap();
+    // A byte now and then does not make it longer.
+    let sending = async {
+        loop {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            if body.send_data(Bytes::from_static(b"x"), false).is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    let begun = std::time::Instant::now();
+    let answer = tokio::select! {
+        answer = answer => answer.unwrap(),
+        () = sending => unreachable!("it sends for ever"),
+    };
+    let said = answer.into_body().data().await.unwrap().unwrap();
+    assert_eq!(said, tonic::Code::DeadlineExceeded.to_string().as_bytes());
+    assert!((Duration::from_millis(250)..SOON).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    server.opened(0).await;
+    assert_eq!(client.get("/x").await.unwrap().0, http::StatusCode::OK, "the connection goes on");
+}
+
+#[tokio::test]
 async fn an_old_connection_is_asked_to_go_after_its_calls() {
     let limits = Limits {
         handshake_timeout: Duration::from_millis(50),

@@ -29,7 +29,7 @@ use super::{Connection, Drained, Limits, Stop, Tls, TlsReloader, bind, serve};
 const SOON: Duration = Duration::from_secs(10);
 
 /// A server whose answers depend on the path: `/` and `/stuck` never answer, `/wait` answers when told, `/endless`
-/// streams for ever, anything else answers with the peer's certificate names.
+/// streams for ever, `/read` reads what comes with the call, anything else answers with the peer's certificate names.
 struct Server {
     address: SocketAddr,
     stop: Stop,
@@ -76,6 +76,10 @@ fn start(limits: Limits, tls: Option<&Tls>) -> Server {
                     Body::new(text("done"))
                 }
                 "/endless" => endless(running, made),
+                "/read" => {
+                    let read = request.into_body().collect().await;
+                    Body::new(text(&read.map_or_else(|status| status.code().to_string(), |_| "read".to_owned())))
+                }
                 _ => Body::new(text(&connection.certificate.join(","))),
             };
             Ok(http::Response::new(body))

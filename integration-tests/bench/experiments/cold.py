@@ -1,0 +1,86 @@
+"""What nobody has asked for yet: the eight queries and TPC-H over files as at their first query, against DuckDB over the same files.
+
+`warm`: the kernel holds the files, and none of the engines anything of them. Before each run Updraft's cache is cleared and its files
+get a new time of change, which makes footers, statistics and plans that are kept of them worthless; DuckDB gets a new database
+without caches. `dropped`: the kernel has to read the files as well.
+"""
+
+import contextlib
+import os
+
+import duckdb
+
+import contenders
+import tables
+from race import broken, race
+from server import serving
+from statements import EIGHT, tpch_at
+
+from experiments.eight import peers
+from experiments.tpch import total
+
+DEFAULTS = {"rows": [10**7], "scale": 1.0, "rounds": 3, "seconds": 0.0}
+NAMES = ("updraft", "duckdb-parquet")
+
+
+def changed(folder):
+    """Gives each file a new time of change, as if it had been written again."""
+    for path in folder.rglob("*.parquet"):
+        os.utime(path)
+
+
+def dropped(folder):
+    """Takes the files out of the page cache; clean pages need no rights for that."""
+    for path in folder.rglob("*.parquet"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextlib.contextmanager
+def fresh_duckdb(folder, page_cache):
+    """A new database, with views of the files and no cache, before each query."""
+    found = {}
+
+    def before():
+        if "db" in found:
+            found["db"].close()
+        found["db"] = db = duckdb.connect(config={"threads": contenders.CORES, "enable_external_file_cache": False})
+        for table, source in tables.sources(folder).items():
+            db.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{source}')")
+        page_cache(folder)
+
+    try:
+        yield contenders.Contender("duckdb-parquet", lambda sql: found["db"].sql(sql).to_arrow_table(), before=before)
+    finally:
+        if "db" in found:
+            found["db"].close()
+
+
+@contextlib.contextmanager
+def fresh_updraft(arguments, folder, page_cache):
+    with serving(contenders.setup(arguments, folder)) as server, contenders.updraft(server) as (contender,):
+
+        def before():
+            if contenders.hot(server) is not None:
+                contenders.call(server, "/hot/clear")
+            changed(folder)
+            page_cache(folder)
+
+        yield contenders.Contender("updraft", contender.query, before=before)
+
+
+def cold(arguments, folder, statements, page_cache):
+    with contextlib.ExitStack() as stack:
+        field = [stack.enter_context(fresh_updraft(arguments, folder, page_cache)), stack.enter_context(fresh_duckdb(folder, page_cache))]
+        oracle = stack.enter_context(contenders.oracle(folder))
+        return race([contender for contender in field if contender.name in arguments.only], statements, oracle, arguments)
+
+
+def run(arguments):
+    (rows,), problems, ways = arguments.rows, [], {}
+    for way, page_cache in (("warm", lambda _: None), ("dropped", dropped)):
+        eight = cold(arguments, tables.ten(rows), EIGHT, page_cache)
+        tpch = cold(arguments, tables.tpch(arguments.scale), tpch_at(arguments.scale), page_cache)
+        ways[way] = {"eight": eight | {"ratios": peers(eight["rows"])}, "tpch": tpch | {"total": total(tpch["rows"], "duckdb-parquet")}}
+        problems += [f"cold, {words}" for words in broken(eight["rows"]) + broken(tpch["rows"])]
+    return {"rows": rows, "scale": arguments.scale, "ways": ways, "problems": problems}

@@ -1,0 +1,148 @@
+"""The sections of docs/performance.md on the wire, on cold files and on many clients."""
+
+from cells import others, races, time_of
+from lab import mib, table
+
+NAMES = {
+    "updraft": "Updraft",
+    "arrow-64k": "C++, batches of 64k rows",
+    "arrow-8k": "C++, of 8k",
+    "stock-64k": "arrow-flight, of 64k",
+    "stock-8k": "arrow-flight, of 8k",
+    "arrow": "pyarrow's C++ server",
+    "roapi": "ROAPI",
+    "plain-sql": "datafusion-flight-sql-server",
+    "duckdb-flight": "DuckDB by Flight",
+}
+
+
+def named(found):
+    """Those of NAMES that were measured, in their order."""
+    return [name for name in NAMES if name in found]
+
+
+def wire(_, figures):
+    parts = [
+        f"""## The way to the client
+
+A hot table of {figures["rows"]:,} rows. `streams` are clients with connections of their own that each read all of it, `endpoints` parts of
+it that one client reads side by side over one connection. GB/s of plain Arrow at the client, all together; behind it, how many seconds
+of processor the server takes for a GB.
+"""
+    ]
+    for shape, of in figures["shapes"].items():
+        names = named(next(iter(of["ways"].values())))
+        cell = lambda found: f"{found['p50']:.2f} GB/s, {found['cpu_s_per_gb']:.2f} s" if found else "-"  # noqa: E731
+        lines = [[way, *(cell(found.get(name)) for name in names)] for way, found in of["ways"].items()]
+        parts.append(f"### {shape[0].upper()}{shape[1:]}, {of['bytes'] / 1e6:,.0f} MB\n\n" + table(["", *(NAMES[name] for name in names)], lines))
+    return [*parts, missing(figures)]
+
+
+def missing(figures):
+    return "".join(f"{NAMES.get(name, name)} is missing: {why}.\n" for name, why in figures["absent"].items())
+
+
+def cold(_, figures):
+    parts = [
+        """## Cold files
+
+Neither engine holds anything of the files: no columns, footers or plans of earlier runs. First with the files in the kernel's page
+cache, then without.
+"""
+    ]
+    for way, what in (("warm", "Pages held by the kernel"), ("dropped", "Pages dropped")):
+        eight, tpch = figures["ways"][way]["eight"], figures["ways"][way]["tpch"]
+        mean = lambda name: f"{eight['ratios'][name]['mean']:.2f}" if name in eight["ratios"] else ""  # noqa: B023, E731
+        parts += [f"### {what}: eight queries, {figures['rows']:,} rows\n\n" + races(eight["rows"], "geometric mean", mean), others(eight)]
+        of = tpch["total"]
+        both = {"updraft": of["updraft_ms"], "duckdb-parquet": of["ms"]}
+        last = lambda name: (time_of(both[name]) if both.get(name) else "") + (f" ({of['ratio']:.2f})" if name != "updraft" and of["ratio"] else "")  # noqa: B023, E731
+        parts += [f"### {what}: TPC-H at scale {figures['scale']:g}\n\n" + races(tpch["rows"], "total", last), others(tpch)]
+    return parts
+
+
+def s3(_, figures):
+    from_store = lambda row: row["times"].get("s3", {}).get("p50_ms")  # noqa: E731
+    local = lambda row: row["times"].get("updraft", {}).get("p50_ms")  # noqa: E731
+    shown = lambda value: time_of(value) if value else "-"  # noqa: E731
+    lines = [[row["statement"], shown(local(row)), shown(from_store(row)), f"{row['asked']['requests']:,}" if row["asked"] else "-"] for row in figures["rows"]]
+    totals = figures["totals"]
+    lines.append(["*total*", shown(totals["local_ms"]), shown(totals["s3_ms"]) + (f" ({totals['ratio']:.2f})" if totals["ratio"] else ""), ""])
+    text = f"""## TPC-H from an object store
+
+Scale {figures["scale"]:g}, from local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. The cache of hot tables is
+empty at each run; footers are known.
+
+"""
+    return [text + table(["", "local", "S3", "requests"], lines)]
+
+
+def latency(_, figures):
+    ways = {"flight": "pyarrow.flight: GetFlightInfo and DoGet", "adbc": "an ADBC cursor: opened, executed, fetched, closed"}
+    lines = [[text, NAMES[name], time_of(of["p50_ms"]), time_of(of["p99_ms"])] for way, text in ways.items() for name, of in figures[way].items()]
+    return ["## `SELECT 1`\n\n" + table(["by", "server", "p50", "p99"], lines), missing(figures)]
+
+
+def us(value):
+    return time_of(value / 1e3) if value else "-"
+
+
+def clients(_, figures):
+    names = named(next(iter(figures["clients"].values())))
+    cell = lambda of: f"{of['per_second']:,.0f} /s, p50 {us(of['p50_us'])}, p99 {us(of['p99_us'])}" + (f", {of['errors']:,} errors" if of["errors"] else "")  # noqa: E731
+    lines = [[count, *(cell(found[name]) for name in names)] for count, found in figures["clients"].items()]
+    text = f"""## Small queries by many clients
+
+`SELECT 1`, `count(*)`, a point lookup and 20 groups over {figures["rows"]:,} rows, in turn, for {figures["seconds"]:g} s by so many clients with a
+connection each. The clients are written in Rust and share the cores with the server. No server had an error but where it says so.
+
+"""
+    return [text + table(["clients", *(NAMES[name] for name in names)], lines), missing(figures)]
+
+
+def kib(count):
+    return f"{count / 1024:.1f} KiB"
+
+
+def connections(_, figures):
+    memory = [[f"a connection, {kind}", kib(count)] for kind, count in figures["idle"].items()]
+    memory += [[f"a prepared statement, {kind}", kib(count)] for kind, count in figures["prepared"].items()]
+    crowd, each, streams = figures["crowd"], figures["fairness"], figures["streams"]
+    together, count = each["together"], each["count alone"]["count"]
+    lines = [
+        ["one counts, alone", f"p50 {time_of(count['p50_ms'])}, p99 {time_of(count['p99_ms'])}"],
+        ["one streams, alone", f"{each['stream alone']['stream']['mb_per_second']:,.0f} MB/s"],
+        ["both together", f"p50 {time_of(together['count']['p50_ms'])}, p99 {time_of(together['count']['p99_ms'])}; {together['stream']['mb_per_second']:,.0f} MB/s"],
+        [
+            f"one counts, {streams['clients']} stream",
+            f"p50 {time_of(streams['count']['p50_ms'])}, p99 {time_of(streams['count']['p99_ms'])}; all sent in {streams['seconds']:.1f} s, {mib(streams['peak'] - streams['before'])} more memory",
+        ],
+    ]
+    if "absent" not in crowd:
+        lines += [[f"{figures['busy']} busy clients, {of['idle']:,} idle", f"{of['per_second']:,.0f} queries/s, p99 {us(of['all']['p99_us'])}, {of['errors']} errors"] for of in crowd.values()]
+    return [
+        f"## Idle and busy clients\n\nThe server's resident memory, over {figures['held']:,} connections and {figures['statements']:,} statements.\n\n" + table(["", "memory"], memory),
+        f"What clients do to each other, over {figures['rows']:,} hot rows.\n\n" + table(["", "measured"], lines),
+        f"Busy clients were not measured: {crowd['absent']}.\n" if "absent" in crowd else "",
+    ]
+
+
+def misuse(_, figures):
+    row = lambda kind, of: [  # noqa: E731
+        f"{kind}{' (' + of['said'] + ')' if of['said'] else ''}",
+        mib(max(0, of["peak"] - of["before"])),
+        mib(max(0, of["after"] - of["before"])),
+        f"{of['cpu_s']:.1f} s",
+        "never" if of["held_s"] is None else f"{of['held_s']:.1f} s",
+        f"p50 {time_of(of['beside']['p50_ms'])}, p99 {time_of(of['beside']['p99_ms'])}",
+    ]
+    text = f"""## Clients that misbehave
+
+{figures["clients"]} of each kind at once that ask for {figures["rows"]:,} rows; a result may wait 3 s for its reader, a connection 4 s for a sign of life. What
+they cost the server, until all of it is over, and what a client notices that counts meanwhile.
+
+"""
+    return [text + table(["a client that", "memory at most", "memory after", "processor", "over after", "count beside"], [row(*item) for item in figures["kinds"].items()])]
+
+
+SECTIONS = {"wire": wire, "cold": cold, "s3": s3, "latency": latency, "clients": clients, "connections": connections, "misuse": misuse}

@@ -1,0 +1,130 @@
+"""Streams side by side: the endpoints of one result, compression of one and not of the other, and a hundred readers of any pace."""
+
+import concurrent.futures
+import contextlib
+import random
+import threading
+import time
+
+import adbc_driver_flightsql.dbapi as adbc
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from adbc_driver_flightsql import ConnectionOptions, DatabaseOptions
+from pyarrow import flight
+
+import data
+import fsql
+import harness
+from conftest import record
+
+MIB = 1 << 20
+ROWS = 1_000_000
+READERS = 100
+
+
+def header(**values):
+    return flight.FlightCallOptions(headers=[(f"x-updraft-{name}".encode(), str(value).encode()) for name, value in values.items()])
+
+
+def read(uri, ticket):
+    with flight.FlightClient(uri) as client:
+        return client.do_get(ticket).read_all()
+
+
+@pytest.mark.parametrize("endpoints", [2, 8])
+def test_endpoints_read_side_by_side_are_the_result(server, client, endpoints):
+    sql = "SELECT id, name FROM big"
+    info = client.get_flight_info(fsql.statement(sql), header(endpoints=endpoints))
+    assert 1 < len(info.endpoints) <= endpoints and not info.ordered
+    with concurrent.futures.ThreadPoolExecutor(endpoints) as pool:
+        parts = list(pool.map(lambda endpoint: read(server.uri, endpoint.ticket), info.endpoints))
+    table = pa.concat_tables(parts)
+    assert table.sort_by("id").equals(fsql.query(client, sql + " ORDER BY id")), "each row is in one part"
+    # A part is fetched once.
+    with pytest.raises((pa.ArrowInvalid, pa.ArrowException), match="run (it|the query) again"):
+        read(server.uri, info.endpoints[0].ticket)
+    assert server.idle()
+
+
+def test_endpoints_through_adbc(server):
+    kwargs = {DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value: "true"}
+    with adbc.connect(server.uri, db_kwargs=kwargs, autocommit=True) as conn, conn.cursor() as cur:
+        conn.adbc_connection.set_options(**{ConnectionOptions.OPTION_SESSION_OPTION_PREFIX.value + "endpoints": "2"})
+        # All endpoints at once, over one connection.
+        cur.execute("SELECT id FROM big")
+        ids = cur.fetch_arrow_table()["id"]
+        assert len(ids) == data.BIG == pc.count_distinct(ids).as_py()
+        parts, _ = cur.adbc_execute_partitions("SELECT id FROM big")
+        assert len(parts) == 2
+
+
+def test_endpoints_that_nobody_fetches_cost_nothing(server, client):
+    for _ in range(50):
+        client.get_flight_info(fsql.statement("SELECT * FROM big"), header(endpoints=8))
+    assert server.idle()
+
+
+def test_compression_is_of_one_stream(server, client):
+    sql = "SELECT * FROM types ORDER BY id"
+    plain = fsql.query(client, sql)
+    readers = []
+    for codec in ("lz4", "none", "zstd"):
+        info = client.get_flight_info(fsql.statement(sql), header(wire_compression=codec))
+        readers.append(client.do_get(info.endpoints[0].ticket))
+    for reader in readers:
+        assert reader.read_all().equals(plain)
+
+
+@pytest.mark.timeout(300)
+def test_a_hundred_readers_of_any_pace_disturb_nobody(tmp_path):
+    """Most read as fast as they can, some stop after the first batch. The server keeps a bounded amount for each, and answers small
+    queries meanwhile."""
+    ids = pa.array(range(ROWS), pa.int64())
+    numbers = ids.cast(pa.float64())
+    folder = tmp_path / "data"
+    folder.mkdir()
+    pq.write_table(pa.table({"id": ids, "v": numbers, "w": numbers}), folder / "rows.parquet", row_group_size=250_000)
+    settings = ["engine.memory_limit=1GiB", "engine.target_partitions=2", "engine.stream_buffer=1MiB"]
+    done = threading.Event()
+    failures = []
+
+    def reader(server, number):
+        try:
+            with flight.FlightClient(server.uri) as client:
+                info = client.get_flight_info(fsql.statement("SELECT * FROM rows"))
+                rows = 0
+                for chunk in client.do_get(info.endpoints[0].ticket):
+                    rows += chunk.data.num_rows
+                    if number % 5 == 0:
+                        done.wait()  # It holds its stream open and takes nothing.
+                        break
+                    if number % 5 == 1:
+                        time.sleep(random.uniform(0, 0.02))
+                assert number % 5 == 0 or rows == ROWS, rows
+        except Exception as error:  # noqa: BLE001
+            failures.append(f"{number}: {error}")
+
+    with harness.serve(folder, settings=settings, log=tmp_path / "log") as server, flight.FlightClient(server.uri) as client:
+        fsql.query(client, "SELECT * FROM rows LIMIT 1")
+        before, most, waits = server.rss(), 0, []
+        threads = [threading.Thread(target=reader, args=(server, number)) for number in range(READERS)]
+        with contextlib.ExitStack() as ended:
+            ended.callback(lambda: [thread.join() for thread in threads])
+            ended.callback(done.set)
+            for thread in threads:
+                thread.start()
+            busy = [thread for number, thread in enumerate(threads) if number % 5]
+            while any(thread.is_alive() for thread in busy):
+                begin = time.monotonic()
+                assert fsql.query(client, "SELECT count(*) AS n FROM rows").to_pydict() == {"n": [ROWS]}
+                waits.append(time.monotonic() - begin)
+                most = max(most, server.rss())
+                time.sleep(0.05)
+        record("hundred_readers", rss_before_mib=before // MIB, rss_max_mib=most // MIB, small_query_seconds=[round(max(waits), 3), round(sorted(waits)[len(waits) // 2], 4)])
+        assert not failures, failures[:5]
+        assert most - before < 1150 * MIB, most // MIB
+        # The machine is busy with a hundred readers, in this process; a queue behind them would be all of their time.
+        assert sorted(waits)[len(waits) // 2] < 2, waits
+        assert server.idle()
