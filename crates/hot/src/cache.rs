@@ -11,6 +11,7 @@ use datafusion::error::{DataFusionError, Result};
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared, try_join_all};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use crate::column::Column;
@@ -27,6 +28,8 @@ pub enum When {
     AtOnce,
     /// When as much of them was read from the file as one reading of all: see [`Cache::pay`].
     Paid,
+    /// Then as well, but not for who asks: reading the few rows it wants takes less time than waiting.
+    Behind,
 }
 
 /// How often a column must have been asked for lately to take the room of others.
@@ -46,6 +49,12 @@ pub struct Cache {
     left: OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>,
     /// One for each column that may be read at the same time.
     reads: Semaphore,
+    /// Where columns are loaded that nobody waits for.
+    behind: OnceLock<Handle>,
+    /// One of those loads at a time: what is next is asked for again.
+    turn: Arc<Semaphore>,
+    /// The last of them.
+    load: Mutex<Option<SpawnedTask<()>>>,
     state: Mutex<State>,
 }
 
@@ -80,7 +89,20 @@ impl Cache {
         let cores = std::thread::available_parallelism().map_or(2, usize::from);
         // While one column is fetched another is decoded.
         let reads = Semaphore::new(2 * cores);
-        Arc::new(Self { limit: Limit::new(limit), left: OnceLock::new(), reads, state: Mutex::default() })
+        Arc::new(Self {
+            limit: Limit::new(limit),
+            left: OnceLock::new(),
+            reads,
+            behind: OnceLock::new(),
+            turn: Arc::new(Semaphore::new(1)),
+            load: Mutex::default(),
+            state: Mutex::default(),
+        })
+    }
+
+    /// From now on columns that nobody waits for are loaded on `runtime`, and not where they were asked for. Set once.
+    pub fn load_behind(&self, runtime: Handle) {
+        let _ = self.behind.set(runtime);
     }
 
     /// From now on `left` is asked how many more bytes queries leave to it, beside what it has. Set once.
@@ -159,6 +181,12 @@ impl Cache {
         let (mut found, may_load) = self.find(table, keys, when, times);
         let missing: Vec<usize> = (0..keys.len()).filter(|at| matches!(found[*at], Found::Missing)).collect();
         if !missing.is_empty() {
+            if when == When::Behind {
+                if may_load {
+                    self.begin(table, loader, keys);
+                }
+                return Ok(None);
+            }
             if !may_load {
                 return Ok(None);
             }
@@ -191,6 +219,23 @@ impl Cache {
         try_join_all(columns).await.map(Some)
     }
 
+    /// Begins to load columns that nobody waits for, unless others are being loaded so.
+    fn begin(self: &Arc<Self>, table: &Arc<str>, loader: &Arc<dyn Load>, keys: &[ColumnKey]) {
+        let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() else { return };
+        // Not what is to be kept: it must not keep itself.
+        let cache = Arc::downgrade(self);
+        let (table, loader, keys) = (Arc::clone(table), Arc::clone(loader), keys.to_vec());
+        let work = async move {
+            let _turn = turn;
+            let Some(cache) = cache.upgrade() else { return };
+            // Whoever reads the file next is told what is wrong with it.
+            let _ = cache.ask(&table, &loader, &keys, When::Paid, 0).await;
+        };
+        let runtime = self.behind.get().cloned().unwrap_or_else(Handle::current);
+        let _on_it = runtime.enter();
+        *self.load.lock() = Some(SpawnedTask::spawn(work));
+    }
+
     /// Looks for all of `keys`, and counts. Also says whether those that are missing may be loaded now.
     fn find(&self, table: &Arc<str>, keys: &[ColumnKey], when: When, times: u8) -> (Vec<Found>, bool) {
         let mut state = self.state.lock();
@@ -202,9 +247,12 @@ impl Cache {
             })
             .collect();
         let hits = found.iter().filter(|found| matches!(found, Found::Column(_))).count();
-        let counters = state.counters(table);
-        counters.hits += hits as u64;
-        counters.misses += (keys.len() - hits) as u64;
+        // Loading behind is no ask: who asked was counted.
+        if times > 0 {
+            let counters = state.counters(table);
+            counters.hits += hits as u64;
+            counters.misses += (keys.len() - hits) as u64;
+        }
         let rests = state.rests_until.is_some_and(|until| Instant::now() < until);
         let missing = keys.iter().zip(&found).filter(|(_, found)| matches!(found, Found::Missing));
         let is_due = when == When::AtOnce || missing.map(|(key, _)| key).all(|key| state.shelf.is_paid(key));

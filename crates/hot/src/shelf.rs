@@ -26,8 +26,7 @@ const USES_MAX: u8 = u8::MAX - 1;
 const ASKS_PER_SLOT: u64 = 8;
 /// Slots below which asks are counted as if there were as many: a small cache forgets no faster.
 const SLOTS_MIN: usize = 1024;
-/// Parts of a column. A lookup that reads next to nothing counts as one of them: fewer than one lookup in a hundred has to
-/// wait until whole columns are loaded.
+/// Parts of a column, the least that is counted.
 pub(crate) const WHOLE: u8 = 128;
 /// Columns that are remembered without being kept, at about 200 bytes each. At the bound the older half is forgotten.
 const REMEMBERED_MAX: usize = 1 << 16;

@@ -127,6 +127,7 @@ impl Engine {
         memory.add_reclaimer(Arc::clone(&results) as _);
         if let Some(hot) = catalog.hot() {
             memory.share_with(hot);
+            hot.load_behind(cpu.handle(Lane::Heavy).clone());
         }
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));

@@ -59,7 +59,9 @@ pub(super) fn of(config: &FileScanConfig, widths: &mut Widths) -> Scan {
 pub(super) fn of_hot(source: &HotSource, partitions: u64, widths: &mut Widths) -> Scan {
     let scan = weigh(source.files(), source.columns(), Some(source.projection()), partitions, widths);
     let outlook = source.outlook();
-    let (rows, absent) = (outlook.rows as u64, outlook.absent_rows as u64);
+    let skipped = outlook.skipped_rows as u64;
+    let looked_at = |rows: usize| (rows as u64).saturating_sub(skipped);
+    let (rows, absent) = (looked_at(outlook.rows), looked_at(outlook.absent_rows));
     let readers = scan.lanes.min(outlook.absent_segments as u64);
     Scan {
         held: share(scan.held, readers, scan.lanes),

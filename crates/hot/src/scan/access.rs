@@ -109,8 +109,9 @@ impl Scan {
         // What is wrong with it is said when it is read.
         let cold = self.cold().ok()?;
         let (places, keys) = self.keys(segment);
-        let read = places.into_iter().zip(keys).filter(|(place, _)| cold.reads_whole(*place)).map(|(_, key)| key);
-        let keys: Vec<_> = read.filter(|key| self.source.cache.peek(key).is_none()).collect();
+        let keys = places.into_iter().zip(keys).filter(|(place, _)| cold.reads_whole(&self.source, segment, *place));
+        let keys = keys.map(|(_, key)| key).filter(|key| self.source.cache.peek(key).is_none());
+        let keys: Vec<_> = keys.collect();
         match keys.is_empty() {
             true => Some(Box::new(())),
             false => self.source.segments.file_of(segment).loader.ahead(&keys),

@@ -12,6 +12,8 @@ pub struct Bounds {
     pub columns: Vec<Option<ColumnBounds>>,
     /// By the same number, whether the file holds strings of few values, each once.
     pub coded: Vec<bool>,
+    /// The file says what values are in which page.
+    pub indexed: bool,
 }
 
 /// What a footer says of one column: one entry for each row group.
@@ -39,7 +41,9 @@ impl Bounds {
             let nulls = converter.row_group_null_counts(footer.row_groups()).ok()?;
             Some(ColumnBounds { min, max, nulls })
         });
-        Self { columns: columns.collect(), coded: coded(footer, schema) }
+        let mut chunks = footer.row_groups().iter().flat_map(|group| group.columns());
+        let indexed = chunks.all(|chunk| chunk.column_index_offset().is_some());
+        Self { columns: columns.collect(), coded: coded(footer, schema), indexed }
     }
 
     /// Bytes that it takes in memory.

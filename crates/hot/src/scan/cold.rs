@@ -19,7 +19,6 @@ use super::filter::never_fails;
 use super::source::HotSource;
 use super::unpruned::Unpruned;
 use crate::cache::When;
-use crate::key::ColumnKey;
 
 /// Values that are loaded the first time: that takes a few milliseconds.
 const SMALL: usize = 1 << 20;
@@ -43,31 +42,27 @@ pub(super) struct Cold {
 impl Cold {
     pub(super) fn new(source: &HotSource, needed: &[usize]) -> Result<Self> {
         let schema = source.segments.schema();
-        let named: Vec<_> = source.filters.iter().flat_map(collect_columns).map(|column| column.index()).collect();
-        let in_filter: Vec<bool> = needed.iter().map(|column| named.contains(column)).collect();
-        let asked_for = source.base.file_source().downcast_ref::<ParquetSource>();
-        let asked_for = asked_for.is_some_and(|parquet| parquet.table_parquet_options().global.pushdown_filters);
-        let saves = in_filter.contains(&true) && in_filter.contains(&false);
-        let is_late = asked_for || saves && estimate::passing_share(source).is_some_and(|share| share * FEW <= 1.0);
-        let rows: usize = source.may_pass().iter().map(|segment| source.segments.get(*segment).rows).sum();
-        let is_small = rows.saturating_mul(needed.len()) <= SMALL;
-        let when = if is_small && !is_late { When::AtOnce } else { When::Paid };
-
+        let filtered = estimate::filter_columns(source, needed);
+        let in_filter: Vec<bool> = needed.iter().map(|column| filtered.contains(column)).collect();
+        let is_late = source.reads_late();
         let is_float = |column: &Column| schema.field(column.index()).data_type().is_floating();
         let is_trusted = |filter: &Arc<dyn PhysicalExpr>| !collect_columns(filter).iter().any(is_float);
-        let filters: Vec<_> = match is_late {
-            // Looked at row by row, in an order of the reader's own. What others leave out comes later.
+        // The reader looks at rows in an order of its own: what may fail on some of them comes later.
+        let safe = source.filters.iter().filter(|filter| never_fails(filter));
+        let filters: Vec<Arc<dyn PhysicalExpr>> = match is_late {
             true => {
-                let safe = source.filters.iter().filter(|filter| never_fails(filter));
-                safe.map(|filter| match is_trusted(filter) {
-                    true => filter.clone(),
-                    false => Arc::new(Unpruned(filter.clone())),
-                })
-                .collect()
+                let hidden = |filter: &Arc<dyn PhysicalExpr>| Arc::new(Unpruned(filter.clone())) as _;
+                safe.map(|filter| if is_trusted(filter) { filter.clone() } else { hidden(filter) }).collect()
             }
             false => {
                 source.filters.iter().chain(&source.dynamic).filter(|filter| is_trusted(filter)).cloned().collect()
             }
+        };
+        let rows: usize = source.may_pass().iter().map(|segment| source.segments.get(*segment).rows).sum();
+        let when = match is_late {
+            true => When::Behind,
+            false if rows.saturating_mul(needed.len()) <= SMALL => When::AtOnce,
+            false => When::Paid,
         };
         let mut file = source.base.file_source().clone();
         if let Some(parquet) = file.downcast_ref::<ParquetSource>().filter(|_| !filters.is_empty()) {
@@ -103,23 +98,32 @@ impl Cold {
         config.open(0, context.clone())
     }
 
-    /// Whether all rows of a needed column, by its place among those, are read, and not only those that pass.
-    pub(super) fn reads_whole(&self, place: usize) -> bool {
-        !self.is_late || self.in_filter[place]
+    /// Whether all rows of a segment are read of a needed column, by its place among those, and not only some pages.
+    pub(super) fn reads_whole(&self, source: &HotSource, segment: u32, place: usize) -> bool {
+        !self.is_late || (self.in_filter[place] && !source.segments.is_indexed(segment))
     }
 
-    /// Tells the cache that a segment is being read, of which its file stores the columns `keys`, at these `places` among
-    /// those needed.
-    pub(super) fn begins(&self, source: &HotSource, places: &[usize], keys: &[ColumnKey]) {
-        let read = places.iter().zip(keys).filter(|(place, _)| self.reads_whole(**place));
-        source.cache.pay(read.map(|(_, key)| key), 1.0);
+    /// The share of a segment that was read when `given` of its rows were.
+    fn share(&self, source: &HotSource, segment: u32, given: usize) -> f64 {
+        let rows = source.segments.get(segment).rows;
+        // With an index of its pages a column of a filter is read where rows pass as well.
+        let looked_at = if source.segments.is_indexed(segment) { given } else { rows };
+        let values = |in_filter: &bool| if *in_filter { looked_at } else { given };
+        let read = OPENING + self.in_filter.iter().map(values).sum::<usize>();
+        read as f64 / (rows * self.in_filter.len()).max(1) as f64
     }
+}
 
-    /// Tells the cache that it was read, and that this `share` of its rows was given.
-    pub(super) fn ends(&self, source: &HotSource, places: &[usize], keys: &[ColumnKey], share: f64) {
-        let read = places.iter().zip(keys).filter(|(place, _)| !self.reads_whole(**place));
-        source.cache.pay(read.map(|(_, key)| key), share);
+/// Whether columns that no filter names are to be read for those rows alone that pass the filters.
+pub(super) fn is_late(source: &HotSource) -> bool {
+    if !source.filters.iter().any(never_fails) {
+        return false;
     }
+    let parquet = source.base.file_source().downcast_ref::<ParquetSource>();
+    let is_wanted = parquet.is_some_and(|parquet| parquet.table_parquet_options().global.pushdown_filters);
+    let columns = source.columns();
+    let may_save = estimate::filter_columns(source, &columns).len() < columns.len();
+    is_wanted || (may_save && estimate::passing_share(source).is_some_and(|share| share * FEW <= 1.0))
 }
 
 /// A segment that is being read from its file.
@@ -134,17 +138,19 @@ impl Reading {
     /// Begins to read a segment.
     pub(super) fn begin(scan: &Scan, segment: u32, context: &Arc<TaskContext>) -> Result<Self> {
         let cold = scan.cold()?;
-        let (places, keys) = scan.keys(segment);
-        cold.begins(&scan.source, &places, &keys);
+        // All who read it at the same time pay for it, so that the next loads it.
+        if !cold.is_late {
+            scan.source.cache.pay(&scan.keys(segment).1, 1.0);
+        }
         Ok(Self { batches: cold.read(&scan.source, segment, context)?, segment, rows: 0 })
     }
 
     /// After the last batch, or when no more are wanted.
     pub(super) fn end(self, scan: &Scan) -> Result<()> {
-        let (places, keys) = scan.keys(self.segment);
-        let all = scan.source.segments.get(self.segment).rows * keys.len();
-        let read = self.rows * keys.len() + OPENING;
-        scan.cold()?.ends(&scan.source, &places, &keys, read as f64 / all.max(1) as f64);
+        let cold = scan.cold()?;
+        if cold.is_late {
+            scan.source.cache.pay(&scan.keys(self.segment).1, cold.share(&scan.source, self.segment, self.rows));
+        }
         Ok(())
     }
 }

@@ -19,6 +19,8 @@ use super::source::HotSource;
 /// Columns of segments that are looked for in memory, at most, to say how much of a scan is there.
 const LOOKS_MAX: usize = 4096;
 
+/// Rows of the pages that have to be read to find a few rows.
+const PAGES_ROWS: usize = 40_000;
 /// Rows of which it is worth knowing how many pass before it is decided how to go about them.
 const SAMPLE_FROM: usize = 128 << 10;
 /// Places of a table that are looked at for that.
@@ -37,6 +39,8 @@ pub struct Outlook {
     pub segments: usize,
     /// Those of them that are not in memory.
     pub absent_segments: usize,
+    /// Of `absent_rows`, those that are hardly looked at: filters say where the others are.
+    pub skipped_rows: usize,
 }
 
 pub(super) fn outlook(source: &HotSource) -> Outlook {
@@ -45,6 +49,13 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
     let mut outlook = Outlook { segments: segments.len(), ..Outlook::default() };
     let scan = Scan::new(source, source.segments.schema()).ok();
     let (mut looked, mut absent) = (0, 0);
+    let filtered = scan.as_ref().filter(|_| source.reads_late()).map(|scan| filter_columns(source, &scan.needed));
+    let skipped = |segment: u32| match (&filtered, &scan) {
+        // A few pages of each column.
+        (Some(_), _) if source.segments.is_indexed(segment) => rows(segment).saturating_sub(PAGES_ROWS),
+        (Some(filtered), Some(scan)) => rows(segment) / scan.needed.len().max(1) * (scan.needed.len() - filtered.len()),
+        _ => 0,
+    };
     for segment in segments {
         let scan = scan.as_ref().filter(|scan| looked * scan.needed.len().max(1) < LOOKS_MAX);
         let Some(scan) = scan else {
@@ -52,6 +63,7 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
             outlook.rows += rows(*segment);
             if absent > 0 || looked == 0 {
                 outlook.absent_rows += rows(*segment);
+                outlook.skipped_rows += skipped(*segment);
                 outlook.absent_segments += 1;
             }
             continue;
@@ -63,11 +75,19 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
                 absent += 1;
                 outlook.rows += rows(*segment);
                 outlook.absent_rows += rows(*segment);
+                outlook.skipped_rows += skipped(*segment);
                 outlook.absent_segments += 1;
             }
         }
     }
     outlook
+}
+
+/// Those of the columns `needed` that filters name.
+pub(super) fn filter_columns(source: &HotSource, needed: &[usize]) -> Vec<usize> {
+    let named = source.filters.iter().flat_map(collect_columns).map(|column| column.index());
+    let named: Vec<usize> = named.collect();
+    needed.iter().copied().filter(|column| named.contains(column)).collect()
 }
 
 /// Whether most rows of a column of the output are stored as codes, in memory or else in their files.
@@ -123,11 +143,8 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     statistics.with_fetch(source.fetch, 0, 1)
 }
 
-/// The share of rows that passes the filters, as far as it can be told beforehand.
+/// The share of rows that passes the filters, as far as footers tell.
 pub(super) fn passing_share(source: &HotSource) -> Option<f64> {
-    if let (_, Some(share)) = rows_and_share(source) {
-        return Some(share);
-    }
     let kept = source.may_pass();
     let rows: usize = kept.iter().map(|segment| source.segments.get(*segment).rows).sum();
     let mut all = source.base.statistics().to_inexact();

@@ -152,6 +152,11 @@ impl Segments {
         bounds.and_then(|(bounds, place)| bounds.coded.get(place as usize)).is_some_and(|coded| *coded)
     }
 
+    /// Whether the file of a segment says what values are in which page.
+    pub(super) fn is_indexed(&self, segment: u32) -> bool {
+        self.scan_of(segment).extension::<Bounds>().is_some_and(|bounds| bounds.indexed)
+    }
+
     /// The smallest and the largest value of a column in the segments `kept`, when the footers tell for all of them.
     pub(super) fn span(&self, kept: &[u32], column: usize) -> Option<(ScalarValue, ScalarValue)> {
         let known = self.known(column);

@@ -27,11 +27,11 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
 
 use super::access::Scan;
-use super::estimate;
 use super::queue::{Executions, Queue};
 use super::rows::coded_type;
 use super::segments::Segments;
 use super::stream::stream;
+use super::{cold, estimate};
 use crate::cache::Cache;
 
 pub use super::estimate::Outlook;
@@ -60,6 +60,8 @@ pub struct HotSource {
     may_pass: OnceLock<Arc<[u32]>>,
     /// The most rows that can pass the filters, and the share of them that does, if it was found out.
     pub(super) sampled: OnceLock<(usize, Option<f64>)>,
+    /// Whether files are read with the filters in the reader.
+    late: OnceLock<bool>,
     partitions: usize,
     /// Columns only.
     pub(super) projection: ProjectionExprs,
@@ -100,6 +102,7 @@ impl HotSource {
             kept: kept.into(),
             may_pass: OnceLock::new(),
             sampled: OnceLock::new(),
+            late: OnceLock::new(),
             partitions: 1,
             projection: ProjectionExprs::from_indices(&columns, &schema),
             coded: vec![false; columns.len()],
@@ -188,6 +191,11 @@ impl HotSource {
         })
     }
 
+    /// Whether columns that no filter names are read from files for those rows alone that pass the filters.
+    pub(super) fn reads_late(&self) -> bool {
+        *self.late.get_or_init(|| cold::is_late(self))
+    }
+
     /// How many segments the filters leave out before they are looked at.
     pub(super) fn left_out(&self) -> usize {
         self.kept.len() - self.may_pass().len()
@@ -220,7 +228,7 @@ impl HotSource {
             false => field.clone(),
         });
         let schema = Arc::new(Schema::new_with_metadata(fields.collect::<Vec<_>>(), schema.metadata().clone()));
-        Ok(Self { projection, schema, coded, ..self.fresh() })
+        Ok(Self { projection, schema, coded, late: OnceLock::new(), ..self.fresh() })
     }
 
     /// The column of the table that a column of the output is.
@@ -404,7 +412,8 @@ impl DataSource for HotSource {
         }
         let mut source = Self { dynamic, ..self.fresh() };
         if taken.len() > self.filters.len() {
-            source = Self { filters: taken, may_pass: OnceLock::new(), sampled: OnceLock::new(), ..source };
+            let (may_pass, sampled, late) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+            source = Self { filters: taken, may_pass, sampled, late, ..source };
             source.partitions = source.worth(self.partitions);
         }
         Ok(answer.with_updated_node(Arc::new(source)))
