@@ -305,14 +305,12 @@ impl ObjectStore for PinnedStore {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> object_store::Result<Vec<Bytes>> {
         let file = self.file(location)?;
+        if let Some(range) = ranges.iter().find(|range| !file.has(range)) {
+            let problem = format!("{range:?} is not inside of {} bytes", file.id.entry.size);
+            return Err(object_store::Error::Generic { store: "snapshot", source: problem.into() });
+        }
         match self.remote(file) {
-            Some(remote) => {
-                if let Some(range) = ranges.iter().find(|range| !file.has(range)) {
-                    let problem = format!("{range:?} is not inside of {} bytes", file.id.entry.size);
-                    return Err(object_store::Error::Generic { store: "object store", source: problem.into() });
-                }
-                self.read_remote(location, &remote, ranges).await
-            }
+            Some(remote) => self.read_remote(location, &remote, ranges).await,
             None => read_ranges(&self.io, self.table.clone(), file, ranges).await,
         }
     }
