@@ -125,7 +125,7 @@ impl PinnedStore {
         self.files.get(location).map_or_else(|| location.to_string(), |file| file.display())
     }
 
-    /// Whether files of it may be read ahead.
+    /// The way to read `file`, if it is one of an object store.
     fn remote(&self, file: &Arc<PinnedFile>) -> Option<RemoteFile> {
         RemoteFile::new(&self.table, file, &self.io)
     }

@@ -106,8 +106,12 @@ impl Scan {
         if self.source.fetch.is_some() {
             return None;
         }
-        let (_, mut keys) = self.keys(segment);
-        keys.retain(|key| self.source.cache.peek(key).is_none());
+        // What is wrong with it is said when it is read.
+        let cold = self.cold().ok()?;
+        let (places, keys) = self.keys(segment);
+        let keys = places.into_iter().zip(keys).filter(|(place, _)| cold.reads_whole(&self.source, segment, *place));
+        let keys = keys.map(|(_, key)| key).filter(|key| self.source.cache.peek(key).is_none());
+        let keys: Vec<_> = keys.collect();
         match keys.is_empty() {
             true => Some(Box::new(())),
             false => self.source.segments.file_of(segment).loader.ahead(&keys),

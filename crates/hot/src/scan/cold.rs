@@ -33,7 +33,7 @@ pub(super) struct Cold {
     source: Arc<dyn FileSource>,
     limit: Option<usize>,
     /// The reader looks at the columns of filters first, and at the others where rows pass.
-    is_late: bool,
+    pub(super) is_late: bool,
     /// For each needed column whether a filter names it.
     in_filter: Vec<bool>,
     pub(super) when: When,
@@ -96,6 +96,11 @@ impl Cold {
             .with_expr_adapter(base.expr_adapter_factory.clone())
             .build();
         config.open(0, context.clone())
+    }
+
+    /// Whether all rows of a segment are read of a needed column, by its place among those, and not only some pages.
+    pub(super) fn reads_whole(&self, source: &HotSource, segment: u32, place: usize) -> bool {
+        !self.is_late || (self.in_filter[place] && !source.segments.is_indexed(segment))
     }
 
     /// The share of a segment that was read when `given` of its rows were.

@@ -187,10 +187,12 @@ impl Reader {
                     return Ok(None);
                 }
                 // Kept until the rows are there.
-                let asked = asked.or_else(|| self.scan.ahead(segment));
-                if asked.is_some() {
-                    self.queue.look_ahead(|next| self.scan.ahead(next));
-                }
+                let asked = match asked {
+                    // Of a segment that is read late, a few pages may be all that is wanted.
+                    None if !self.scan.cold()?.is_late => self.scan.ahead(segment),
+                    asked => asked,
+                };
+                self.queue.look_ahead(|next| self.scan.ahead(next));
                 match self.scan.load(segment).await? {
                     Ok(Some(rows)) => self.queue.share(rows),
                     Ok(None) => {}
