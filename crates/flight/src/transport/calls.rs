@@ -39,13 +39,24 @@ pub(super) struct WithCalls<C> {
     connection: C,
     begun: Begun,
     calls: FuturesUnordered<Call>,
+    had_calls: bool,
     turn: Arc<Turn>,
 }
 
 impl<C> WithCalls<C> {
     /// `connection` puts its calls into `begun`.
     pub(super) fn new(connection: C, begun: Begun) -> Self {
-        Self { connection, begun, calls: FuturesUnordered::new(), turn: Arc::default() }
+        Self { connection, begun, calls: FuturesUnordered::new(), had_calls: false, turn: Arc::default() }
+    }
+
+    /// Whether calls are going on: until the last byte of an answer was given to the connection.
+    pub(super) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// Whether there ever was a call.
+    pub(super) fn had_calls(&self) -> bool {
+        self.had_calls
     }
 
     pub(super) fn connection(&mut self) -> Pin<&mut C>
@@ -71,6 +82,7 @@ impl<C: Future + Unpin> Future for WithCalls<C> {
                 return Poll::Ready(ended);
             }
             me.calls.extend(me.begun.0.lock().drain(..));
+            me.had_calls |= !me.calls.is_empty();
             while let Poll::Ready(Some(())) = me.calls.poll_next_unpin(&mut inner) {}
             // What calls have sent wakes the connection, and what came for calls wakes them.
             if !me.turn.woken.load(Ordering::SeqCst) {
