@@ -97,6 +97,14 @@ impl<C: Future + Unpin> Future for WithCalls<C> {
     }
 }
 
+impl<C> Drop for WithCalls<C> {
+    fn drop(&mut self) {
+        // Calls that began as the connection ended. hyper's calls hold their executor, so they would keep each other.
+        let begun = std::mem::take(&mut *self.begun.0.lock());
+        drop(begun);
+    }
+}
+
 /// Wakes the task, unless it is at it: a task that is woken while it runs is queued, and another thread woken to take it.
 #[derive(Default)]
 struct Turn {
@@ -236,6 +244,31 @@ mod tests {
         assert_eq!(Arc::strong_count(&held), 2);
         over.store(true, Ordering::SeqCst);
         assert!(Pin::new(&mut with_calls).poll(&mut cx).is_ready());
+        drop(with_calls);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn calls_that_begin_as_their_connection_ends_leave_nothing() {
+        let held = Arc::new(());
+        let begun = Begun::default();
+        let executor = begun.clone();
+        let mut hold = Some(Arc::clone(&held));
+        let connection = Scripted {
+            polls: 0,
+            poll: move |_, _: &mut Context<'_>| {
+                // As hyper's do, the call holds what it was given to.
+                let both = (hold.take(), executor.clone());
+                hyper::rt::Executor::execute(&executor, async move {
+                    let _both = both;
+                    std::future::pending::<()>().await;
+                });
+                Poll::Ready(())
+            },
+        };
+        let mut with_calls = WithCalls::new(connection, begun);
+        let waker = noop_waker();
+        assert!(Pin::new(&mut with_calls).poll(&mut Context::from_waker(&waker)).is_ready());
         drop(with_calls);
         assert_eq!(Arc::strong_count(&held), 1);
     }
