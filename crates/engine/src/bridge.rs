@@ -73,14 +73,18 @@ pub(crate) struct Receiver<T> {
 }
 
 impl<T: Weight> Sender<T> {
-    /// Waits for room, then sends. An item above the bound passes alone.
+    /// Waits for room, then sends. An item above the bound passes alone. The receiver is woken `now`, or only for what
+    /// comes next, the end if nothing does.
     ///
     /// # Errors
     /// `Cancelled`, when nobody receives any more; `Idle`, when nothing was received for too long.
-    pub(crate) async fn send(&self, item: T) -> Result<(), Error> {
+    pub(crate) async fn send(&self, item: T, now: bool) -> Result<(), Error> {
         let bytes = u32::try_from(item.weight()).unwrap_or(u32::MAX).clamp(1, self.bytes_max);
         let permit = self.room(bytes).await?;
-        self.shared.change(|waiting| waiting.items.push_back((item, permit)));
+        match now {
+            true => self.shared.change(|waiting| waiting.items.push_back((item, permit))),
+            false => self.shared.waiting.lock().items.push_back((item, permit)),
+        }
         Ok(())
     }
 }
@@ -108,7 +112,11 @@ impl<T> Sender<T> {
 
     /// Waits until this many bytes more may wait, for as long as something is received now and then.
     async fn room(&self, bytes: u32) -> Result<OwnedSemaphorePermit, Error> {
-        let mut received = self.shared.waiting.lock().received;
+        if let Ok(permit) = Arc::clone(&self.shared.room).try_acquire_many_owned(bytes) {
+            return Ok(permit);
+        }
+        // What the receiver was not told of has to go first.
+        let mut received = self.shared.change(|waiting| waiting.received);
         loop {
             let room = Arc::clone(&self.shared.room).acquire_many_owned(bytes);
             if let Ok(permit) = tokio::time::timeout(self.idle, room).await {
@@ -143,6 +151,21 @@ impl<T> Shared<T> {
 }
 
 impl<T> Receiver<T> {
+    /// Whether all there will be was sent.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.shared.waiting.lock().ended
+    }
+
+    /// Whether there is an item, or will be none.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut waiting = self.shared.waiting.lock();
+        if !waiting.items.is_empty() || waiting.error.is_some() || waiting.ended {
+            return Poll::Ready(());
+        }
+        waiting.receiver = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
     /// The next item; `None` when the sender is gone.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
         let mut waiting = self.shared.waiting.lock();
@@ -193,12 +216,12 @@ mod tests {
     #[tokio::test]
     async fn a_full_channel_makes_the_sender_wait() {
         let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
-        sender.send(vec![0; 6]).await.expect("there is room");
-        let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 5]));
+        sender.send(vec![0; 6], true).await.expect("there is room");
+        let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 5], true));
         assert!(waits.await.is_err(), "6 + 5 is more than 10");
         assert_eq!(next(&mut receiver).await.map(|item| item.map(|bytes| bytes.len()).ok()), Some(Some(6)));
-        sender.send(vec![0; 500]).await.expect("an item above the bound passes alone");
-        let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 1]));
+        sender.send(vec![0; 500], true).await.expect("an item above the bound passes alone");
+        let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 1], true));
         assert!(waits.await.is_err(), "the big one takes all the room");
     }
 
@@ -214,17 +237,39 @@ mod tests {
         });
         for bytes in [1, 20, 3] {
             tokio::task::yield_now().await;
-            sender.send(vec![0; bytes]).await.expect("it is received");
+            sender.send(vec![0; bytes], true).await.expect("it is received");
         }
         sender.finish().await;
         assert_eq!(received.await.expect("no panic"), [1, 20, 3]);
     }
 
     #[tokio::test]
+    async fn what_is_not_announced_goes_with_what_comes_next() {
+        let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
+        let received = tokio::spawn(async move {
+            let mut lengths = Vec::new();
+            while let Some(item) = next(&mut receiver).await {
+                lengths.push(item.expect("no error").len());
+            }
+            lengths
+        });
+        tokio::task::yield_now().await;
+        sender.send(vec![0; 6], false).await.expect("there is room");
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(sender.shared.waiting.lock().items.len(), 1, "nobody was woken");
+        // It needs the room of the first.
+        sender.send(vec![0; 5], false).await.expect("the receiver is told when somebody waits");
+        sender.finish().await;
+        assert_eq!(received.await.expect("no panic"), [6, 5]);
+    }
+
+    #[tokio::test]
     async fn a_receiver_that_goes_away_frees_a_waiting_sender() {
         let (sender, receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
-        sender.send(vec![0; 10]).await.expect("there is room");
-        let waiting = tokio::spawn(async move { sender.send(vec![0; 1]).await });
+        sender.send(vec![0; 10], true).await.expect("there is room");
+        let waiting = tokio::spawn(async move { sender.send(vec![0; 1], true).await });
         tokio::task::yield_now().await;
         drop(receiver);
         assert!(matches!(waiting.await.expect("no panic"), Err(Error::Cancelled)));
@@ -233,22 +278,22 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_receiver_that_stops_ends_the_wait_and_keeps_nothing() {
         let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
-        sender.send(vec![0; 10]).await.expect("there is room");
-        let error = sender.send(vec![0; 1]).await.expect_err("nothing is received");
+        sender.send(vec![0; 10], true).await.expect("there is room");
+        let error = sender.send(vec![0; 1], true).await.expect_err("nothing is received");
         sender.fail(error);
         assert!(receiver.shared.waiting.lock().items.is_empty(), "it may never come back");
         assert!(matches!(next(&mut receiver).await, Some(Err(Error::Idle(_)))), "if it does, it is told");
         assert!(next(&mut receiver).await.is_none());
         let (sender, _receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: Duration::ZERO });
-        sender.send(vec![0; 10]).await.expect("there is room");
+        sender.send(vec![0; 10], true).await.expect("there is room");
         let a_year = Duration::from_secs(365 * 24 * 3600);
-        assert!(timeout(a_year, sender.send(vec![0; 1])).await.is_err(), "zero waits for ever");
+        assert!(timeout(a_year, sender.send(vec![0; 1], true)).await.is_err(), "zero waits for ever");
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_end_of_a_result_is_not_kept_for_ever_either() {
         let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
-        sender.send(vec![0; 4]).await.expect("there is room");
+        sender.send(vec![0; 4], true).await.expect("there is room");
         sender.finish().await;
         assert!(matches!(next(&mut receiver).await, Some(Err(Error::Idle(_)))));
     }
@@ -257,9 +302,9 @@ mod tests {
     async fn who_reads_slowly_is_not_idle() {
         let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
         for _ in 0..10 {
-            sender.send(vec![0; 1]).await.expect("there is room");
+            sender.send(vec![0; 1], true).await.expect("there is room");
         }
-        let sending = tokio::spawn(async move { sender.send(vec![0; 10]).await });
+        let sending = tokio::spawn(async move { sender.send(vec![0; 10], true).await });
         for _ in 0..10 {
             sleep(MINUTE - Duration::from_secs(1)).await;
             next(&mut receiver).await.expect("ten were sent").expect("it is not idle");
@@ -270,7 +315,7 @@ mod tests {
     #[tokio::test]
     async fn other_errors_come_after_what_was_sent() {
         let (sender, mut receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
-        sender.send(vec![0; 4]).await.expect("there is room");
+        sender.send(vec![0; 4], true).await.expect("there is room");
         sender.fail(Error::Draining);
         assert!(matches!(next(&mut receiver).await, Some(Ok(_))));
         assert!(matches!(next(&mut receiver).await, Some(Err(Error::Draining))));

@@ -113,6 +113,11 @@ impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
         self.entries.lock().remove(key)
     }
 
+    /// How many entries there are, those included that have expired and were not dropped yet.
+    pub(crate) fn len(&self) -> usize {
+        self.entries.lock().by_key.len()
+    }
+
     /// How many live entries `matches`.
     pub(crate) fn count(&self, matches: impl Fn(&V) -> bool) -> usize {
         let mut entries = self.entries.lock();

@@ -132,6 +132,15 @@ impl Planned {
         }
     }
 
+    /// Whether its result is there without computing.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        match &self.work {
+            Work::Query(ready) => ready.again().is_some_and(|again| again.is_at_hand()),
+            Work::Each { .. } => false,
+            Work::Batch(_) | Work::Change { .. } => true,
+        }
+    }
+
     /// Whether running it changes the session and returns nothing.
     pub fn is_change(&self) -> bool {
         matches!(self.work, Work::Change { .. })

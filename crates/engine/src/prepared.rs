@@ -46,6 +46,15 @@ pub struct Parameter {
     pub data_type: Option<DataType>,
 }
 
+/// What a client is told of a statement that it prepares.
+#[derive(Debug, Default)]
+pub(crate) struct Described {
+    pub(crate) placeholders: Placeholders,
+    pub(crate) types: Types,
+    /// The schema of its result before parameters are bound; `None` when it returns no rows.
+    pub(crate) schema: Option<SchemaRef>,
+}
+
 /// A prepared statement.
 #[derive(Debug)]
 pub struct Prepared {
@@ -53,9 +62,8 @@ pub struct Prepared {
     pub(crate) principal: Principal,
     pub(crate) session: SessionId,
     pub(crate) statement: Statement,
-    pub(crate) placeholders: Placeholders,
-    pub(crate) types: Types,
-    pub(crate) schema: Option<SchemaRef>,
+    /// In common with all who have prepared the same.
+    pub(crate) described: Arc<Described>,
     pub(crate) bound: Mutex<Option<Arc<[RecordBatch]>>>,
 }
 
@@ -74,14 +82,14 @@ impl Prepared {
     pub fn parameters(&self) -> Vec<Parameter> {
         let one = |id: &String| Parameter {
             name: id.trim_start_matches('$').to_owned(),
-            data_type: self.types.get(id).cloned().flatten(),
+            data_type: self.described.types.get(id).cloned().flatten(),
         };
-        self.placeholders.ids.iter().map(one).collect()
+        self.described.placeholders.ids.iter().map(one).collect()
     }
 
     /// The schema of its result before parameters are bound; `None` when it returns no rows (`SET`).
     pub fn schema(&self) -> Option<&SchemaRef> {
-        self.schema.as_ref()
+        self.described.schema.as_ref()
     }
 
     /// Binds the rows of `batches`; the statement runs once for each. No batches, or batches without
@@ -96,7 +104,7 @@ impl Prepared {
             return Ok(());
         }
         for batch in &batches {
-            crate::params::columns(&self.placeholders, batch)?;
+            crate::params::columns(&self.described.placeholders, batch)?;
         }
         *self.bound.lock() = Some(batches.into());
         Ok(())
@@ -122,9 +130,10 @@ impl PreparedStatements {
     /// `Exhausted` at the bound of all statements or of those of the session.
     pub(crate) fn open(&self, prepared: Arc<Prepared>) -> Result<(), Error> {
         let session = prepared.session;
-        let of_session = self.open.count(|other| other.session == session && other.principal == prepared.principal);
-        if of_session >= self.per_session_max {
-            let max = self.per_session_max;
+        let max = self.per_session_max;
+        let own = |other: &Arc<Prepared>| other.session == session && other.principal == prepared.principal;
+        // Fewer of all than one may have need no counting.
+        if self.open.len() >= max && self.open.count(own) >= max {
             return Err(Error::Exhausted(format!(
                 "this session has {max} prepared statements open, which is the limit; close some (engine.prepared_per_session_max)"
             )));

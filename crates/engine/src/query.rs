@@ -286,6 +286,8 @@ impl Run {
             ($level:ident) => {
                 $level!(
                     target: "updraft::query",
+                    // The same line wherever the query ran: of no call's span.
+                    parent: None,
                     query_id = %self.id,
                     principal = %self.principal.name(),
                     statement = format_args!("{:016x}", self.statement_hash),

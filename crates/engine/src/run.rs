@@ -1,7 +1,8 @@
 //! A planned query to a stream of results.
 //!
 //! One task on the CPU runtime makes the results and sends them over the bridge; dropping the
-//! [`QueryStream`] ends the task, and with it everything the query holds.
+//! [`QueryStream`] ends the task, and with it everything the query holds. What is at hand without computing is made
+//! where it is asked for: to wake another thread takes longer, for it and for whoever waits for it.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
@@ -41,6 +42,9 @@ const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a client may keep its query waiting before the query's slot is left to others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the answer to a client is held back for its first rows, so that both leave at once.
+const TOGETHER_WAIT: Duration = Duration::from_millis(5);
 
 /// From this many bytes a result that was kept is encoded where heavy queries run. It needs no turn in any case.
 const LIGHT_BYTES: usize = 1 << 20;
@@ -114,15 +118,25 @@ pub struct QueryStream<T> {
     run: Arc<Run>,
     /// Ends when the run is cancelled or its deadline passes, even while the CPU task does not yield.
     ended: BoxFuture<'static, Error>,
-    /// Dropped with the stream, which aborts it.
-    _task: AbortOnDropHandle<()>,
+    /// Dropped with the stream, which aborts it. `None` when there is nothing left to do.
+    _task: Option<AbortOnDropHandle<()>>,
     done: bool,
 }
 
+/// Where results are made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Where {
+    /// On the CPU runtime.
+    OnCpu,
+    /// At once, by the caller, as far as they can be. Only for what takes no longer than to send it.
+    Here,
+}
+
 impl<T: Weight + Send + 'static> QueryStream<T> {
-    /// Starts what is `opened` on the CPU runtime and encodes what it yields there.
+    /// Starts what is `opened` and encodes what it yields.
     pub(crate) fn start<S>(
         cpu: &CpuRuntime,
+        place: Where,
         guard: RunGuard,
         limit: Limit,
         bounds: Bounds,
@@ -136,12 +150,29 @@ impl<T: Weight + Send + 'static> QueryStream<T> {
         let run = Arc::clone(&guard);
         let ended = Box::pin(ended(Arc::clone(&run), limit));
         let heavy = cpu.handle(Lane::Heavy).clone();
-        let task = cpu.spawn(Lane::Light, drive(Arc::new(sender), guard, limit, heavy, opened, encode));
+        let driven = drive(Arc::new(sender), guard, limit, heavy, opened, encode);
+        let task = match place {
+            Where::OnCpu => Some(cpu.spawn(Lane::Light, driven)),
+            Where::Here => {
+                let mut driven = driven.boxed();
+                // What has ended only waits until it was received, and it is little.
+                let over = (&mut driven).now_or_never().is_some() || results.has_ended();
+                (!over).then(|| cpu.spawn(Lane::Light, driven))
+            }
+        };
         Self { results, run, ended, _task: task, done: false }
     }
 }
 
 impl<T> QueryStream<T> {
+    /// Waits until there is something to send, or at most for a few milliseconds.
+    pub async fn begun(mut self) -> Self {
+        let ready = std::future::poll_fn(|cx| self.results.poll_ready(cx));
+        // What takes longer has its reasons, and the client is told the columns meanwhile.
+        let _ = tokio::time::timeout(TOGETHER_WAIT, ready).await;
+        self
+    }
+
     /// What the run uses, to look at while and after it is streamed.
     pub fn usage(&self) -> Usage {
         Usage(Arc::clone(&self.run))
@@ -231,7 +262,7 @@ async fn drive<T, S>(
     let run = Arc::clone(&guard);
     let produce = async {
         let Opened { batches, lane } = opened.await?;
-        let produced = produce(Arc::clone(&sender), Arc::clone(&run), batches, encode);
+        let produced = produce(Arc::clone(&sender), Arc::clone(&run), batches, lane, encode);
         match lane {
             Lane::Light => produced.await,
             Lane::Heavy => match AbortOnDropHandle::new(heavy.spawn(produced)).await {
@@ -245,6 +276,8 @@ async fn drive<T, S>(
         }
     };
     let outcome = tokio::select! {
+        // In this order no timer is set for what is ready at once.
+        biased;
         produced = AssertUnwindSafe(produce).catch_unwind() => match produced {
             Ok(outcome) => outcome,
             Err(panic) => Err(panicked(&run, panic.as_ref())),
@@ -277,6 +310,7 @@ async fn produce<T, S>(
     sender: Arc<Sender<T>>,
     run: Arc<Run>,
     batches: SendableRecordBatchStream,
+    lane: Lane,
     encode: impl FnOnce(SendableRecordBatchStream) -> S + Send,
 ) -> Result<(), Error>
 where
@@ -284,9 +318,12 @@ where
     S: Stream<Item = Result<T, Error>> + Send,
 {
     let mut items = std::pin::pin!(encode(counting(batches, Arc::clone(&run))));
+    // The columns of what is over in a moment go with its first rows: one wakeup less, here and at the client.
+    let mut now = lane == Lane::Heavy;
     while let Some(item) = items.try_next().await? {
         run.count_bytes(item.weight());
-        let mut sent = std::pin::pin!(sender.send(item));
+        let mut sent = std::pin::pin!(sender.send(item, now));
+        now = true;
         match tokio::time::timeout(PATIENCE, &mut sent).await {
             Ok(sent) => sent?,
             Err(_) => {

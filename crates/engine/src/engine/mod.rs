@@ -32,7 +32,7 @@ use crate::plan_cache::{CacheFigures, PlanCache};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
 use crate::query::{QueryId, Runs};
 use crate::result_cache::ResultCache;
-use crate::run::{self, Limit, Part, QueryStream};
+use crate::run::{self, Limit, Part, QueryStream, Where};
 use crate::runtime::{CpuRuntime, STACK_BYTES};
 use crate::session::{Session, SessionId, Sessions};
 use crate::settings::SettingSpec;
@@ -267,8 +267,9 @@ impl Engine {
             bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),
             idle: self.limits(&planned.principal).idle_stream_timeout,
         };
+        let place = if planned.is_at_hand() { Where::Here } else { Where::OnCpu };
         let opened = run::open(Arc::clone(self), planned, part, Arc::clone(&guard));
-        Ok(QueryStream::start(&self.cpu, guard, limit, bounds, opened, encode))
+        Ok(QueryStream::start(&self.cpu, place, guard, limit, bounds, opened, encode))
     }
 
     /// Runs a planned statement that returns nothing to a client: `SET` by an update call.

@@ -20,7 +20,7 @@ use crate::launch::{self, Effort};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Statement, Work};
 use crate::plan_cache::{Asked, Plan, Ready};
-use crate::prepared::{Prepared, PreparedHandle};
+use crate::prepared::{Described, Prepared, PreparedHandle};
 use crate::query::QueryId;
 use crate::run::Parts;
 use crate::session::Session;
@@ -156,35 +156,41 @@ impl Engine {
     ) -> Result<Arc<Prepared>, Error> {
         let asked = asked(session, statement.clone());
         let kept = self.kept(&asked, deadline).await?;
+        if let Some(described) = kept.as_ref().and_then(|plan| plan.described(&unknown)) {
+            return self.open_prepared(session, statement, described);
+        }
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(QueryId::new(), deadline, async move {
             let mut state = engine.state(&session.settings);
-            let (placeholders, types, schema) =
-                match engine.understand(&asked, kept, &mut state, Parameters::Described).await? {
-                    Understood::Plan(plan) => {
-                        let (types, schema) = describe(&plan, &unknown)?;
-                        (plan.placeholders.clone(), types, Some(schema))
-                    }
-                    Understood::Command(Parsed::Show(name)) => {
-                        let batch = engine.show(&session, name.as_deref())?;
-                        (Placeholders::default(), params::Types::default(), Some(batch.schema()))
-                    }
-                    Understood::Command(_) => (Placeholders::default(), params::Types::default(), None),
-                };
-            let prepared = Arc::new(Prepared {
-                handle: PreparedHandle::new(),
-                principal: session.principal.clone(),
-                session: session.id,
-                statement,
-                placeholders,
-                types,
-                schema,
-                bound: Mutex::default(),
-            });
-            engine.prepared.open(Arc::clone(&prepared))?;
-            Ok(prepared)
+            let described = match engine.understand(&asked, kept, &mut state, Parameters::Described).await? {
+                Understood::Plan(plan) => plan.describe(&unknown)?,
+                Understood::Command(Parsed::Show(name)) => {
+                    let schema = Some(engine.show(&session, name.as_deref())?.schema());
+                    Arc::new(Described { schema, ..Described::default() })
+                }
+                Understood::Command(_) => Arc::default(),
+            };
+            engine.open_prepared(&session, statement, described)
         })
         .await
+    }
+
+    fn open_prepared(
+        &self,
+        session: &Session,
+        statement: Statement,
+        described: Arc<Described>,
+    ) -> Result<Arc<Prepared>, Error> {
+        let prepared = Arc::new(Prepared {
+            handle: PreparedHandle::new(),
+            principal: session.principal.clone(),
+            session: session.id,
+            statement,
+            described,
+            bound: Mutex::default(),
+        });
+        self.prepared.open(Arc::clone(&prepared))?;
+        Ok(prepared)
     }
 
     /// Plans a prepared statement with what is bound to it.
@@ -381,7 +387,7 @@ struct Bound {
 /// # Errors
 /// `Invalid` when parameters are missing or do not fit.
 fn bound(prepared: &Prepared) -> Result<Bound, Error> {
-    let placeholders = &prepared.placeholders;
+    let Described { placeholders, types, .. } = &*prepared.described;
     if placeholders.ids.is_empty() {
         return Ok(Bound { values: Vec::new(), rows: 0, batches: Arc::from([]) });
     }
@@ -390,7 +396,7 @@ fn bound(prepared: &Prepared) -> Result<Bound, Error> {
         let names = placeholders.ids.join(", ");
         return Err(Error::Invalid(format!("the statement has parameters ({names}) and none are bound")));
     };
-    let values = params::values(placeholders, &prepared.types, first, 0)?;
+    let values = params::values(placeholders, types, first, 0)?;
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
     Ok(Bound { values, rows, batches })
 }
@@ -403,17 +409,7 @@ fn bind(state: &SessionState, prepared: &Prepared, plan: &Plan) -> Result<Outcom
     if rows <= 1 {
         return Ok(outcome);
     }
-    let rows = BoundRows { placeholders: prepared.placeholders.clone(), types: prepared.types.clone(), batches };
+    let Described { placeholders, types, .. } = &*prepared.described;
+    let rows = BoundRows { placeholders: placeholders.clone(), types: types.clone(), batches };
     Ok(Outcome { work: Work::Each { template: Arc::new(plan.logical.plan.clone()), rows }, ..outcome })
-}
-
-/// The types of the parameters, and the schema while none are bound.
-fn describe(plan: &Plan, unknown: &DataType) -> Result<(params::Types, SchemaRef), Error> {
-    let types = params::types(&plan.logical.plan)?;
-    if plan.placeholders.ids.is_empty() {
-        return Ok((types, Arc::clone(plan.logical.plan.schema().inner())));
-    }
-    let nulls = params::nulls(&plan.placeholders, &types, unknown)?;
-    let described = plan.logical.plan.clone().replace_params_with_values(&nulls)?;
-    Ok((types, Arc::clone(described.schema().inner())))
 }

@@ -381,6 +381,48 @@ async fn parameters_tell_results_and_plans_apart() {
     assert!(matches!(refused, Err(Error::Invalid(_))), "{refused:?}");
 }
 
+#[tokio::test]
+async fn constants_are_at_hand_and_what_is_computed_is_not() {
+    let fixture = Fixture::new(Config::default()).await;
+    let session = fixture.session("ann");
+    fixture.numbers("n.parquet", 0..10);
+    for (sql, at_hand) in [
+        ("SELECT 1 AS one, 'x' AS x", true),
+        ("SELECT 1 WHERE false", true),
+        ("SELECT count(*) FROM n", true),
+        ("SHOW time_zone", true),
+        ("SELECT repeat('x', 10000)", false),
+        ("SELECT random()", false),
+        ("SELECT id FROM n WHERE id = 3", false),
+    ] {
+        // The first run makes the plan that the second has a copy of.
+        let first = fixture.answer(sql).await;
+        let planned = fixture.plan(&session, sql).await;
+        assert_eq!(planned.is_at_hand(), at_hand, "{sql}");
+        let stream = fixture.engine.run(&session, planned, Part::Whole, None, as_they_are).unwrap();
+        assert!(!at_hand || fixture.engine.running() == 0, "{sql} is over before anybody has looked");
+        let batches: Vec<_> = stream.map_ok(|Batch(batch)| batch).try_collect().await.unwrap();
+        assert!(sql.contains("random") || lines(&batches) == first, "{sql}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_prepares_the_same_shares_what_is_known_of_it() {
+    let fixture = Fixture::new(Config::default()).await;
+    let statement = Statement::Sql("SELECT name FROM t WHERE id = ?".into());
+    let (session, null) = (fixture.session("ann"), DataType::Null);
+    let prepare = async |unknown: &DataType| {
+        fixture.engine.prepare(&session, statement.clone(), unknown.clone(), None).await.unwrap()
+    };
+    let (first, second) = (prepare(&null).await, prepare(&null).await);
+    assert!(Arc::ptr_eq(&first.described, &second.described));
+    assert_ne!(first.handle(), second.handle());
+    assert_eq!(prepare(&DataType::Utf8).await.parameters(), first.parameters());
+    fixture.write("t.csv", "id,name\nx,7\n");
+    let after = prepare(&null).await;
+    assert_ne!(after.schema(), first.schema(), "described anew when its table is another");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_kept_stays_within_its_bytes_and_is_let_go_of() {
     let limit = ByteSize::kib(256);

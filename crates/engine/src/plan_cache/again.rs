@@ -14,7 +14,7 @@ use datafusion::datasource::source::{DataSource, DataSourceExec};
 use datafusion::error::Result;
 use datafusion::execution::config::SessionConfig;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::DynamicFilterPhysicalExpr;
+use datafusion::physical_expr::expressions::{Column, DynamicFilterPhysicalExpr, Literal};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
@@ -35,6 +35,9 @@ use crate::footprint::{Footprint, Shape};
 /// Nodes of this crate that begin anew when they are made anew.
 const OURS: [&str; 2] = ["CompactExec", "DenseAggregateExec"];
 
+/// The most bytes of constants in a result that is at hand: a client that never takes it may keep that long.
+const AT_HAND_BYTES: usize = 4 << 10;
+
 /// A physical plan that is never run itself, but copied for each run.
 #[derive(Debug)]
 pub(crate) struct Again {
@@ -45,6 +48,7 @@ pub(crate) struct Again {
     pub(crate) shape: Shape,
     /// Bytes it was made to fit into; `None` when that was not asked.
     room: Option<usize>,
+    at_hand: bool,
 }
 
 impl Again {
@@ -57,7 +61,15 @@ impl Again {
         room: Option<usize>,
     ) -> Option<Arc<Self>> {
         let plan = Arc::clone(plan);
-        starts_anew(&plan).then(|| Arc::new(Self { plan, config: config.clone(), footprint, shape, room }))
+        starts_anew(&plan).then(|| {
+            let at_hand = is_at_hand(&plan);
+            Arc::new(Self { plan, config: config.clone(), footprint, shape, room, at_hand })
+        })
+    }
+
+    /// Whether all it does is to give constants that the plan has.
+    pub(crate) fn is_at_hand(&self) -> bool {
+        self.at_hand
     }
 
     /// Whether planning once more, in this shape and for this much room, would give the same plan. With more room it
@@ -96,13 +108,31 @@ fn starts_anew(plan: &Arc<dyn ExecutionPlan>) -> bool {
     all(plan, |node| known(node) && is_in_memory(node) && !shares_a_filter(node))
 }
 
-fn all(plan: &Arc<dyn ExecutionPlan>, test: impl Fn(&dyn ExecutionPlan) -> bool) -> bool {
+fn all(plan: &Arc<dyn ExecutionPlan>, mut test: impl FnMut(&dyn ExecutionPlan) -> bool) -> bool {
     let mut all = true;
     let walked = plan.apply(|node| {
         all = all && test(node.as_ref());
         Ok(if all { TreeNodeRecursion::Continue } else { TreeNodeRecursion::Stop })
     });
     all && walked.is_ok()
+}
+
+/// Whether `plan` is a row of a few constants, or none: `SELECT 1`, and a count that the statistics tell.
+fn is_at_hand(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let mut bytes = 0_usize;
+    let constants = all(plan, |node| {
+        let Some(projection) = node.downcast_ref::<ProjectionExec>() else {
+            return node.is::<PlaceholderRowExec>() || node.is::<EmptyExec>();
+        };
+        projection.expr().iter().all(|column| match column.expr.downcast_ref::<Literal>() {
+            Some(literal) => {
+                bytes = bytes.saturating_add(literal.value().size());
+                true
+            }
+            None => column.expr.is::<Column>(),
+        })
+    });
+    constants && bytes <= AT_HAND_BYTES
 }
 
 /// Whether `node` is of a kind whose `reset_state` leaves nothing of a run.

@@ -18,9 +18,10 @@ use std::mem::size_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::error::Result;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use parking_lot::Mutex;
@@ -31,8 +32,10 @@ pub(crate) use again::Again;
 pub(crate) use ready::Ready;
 
 use crate::config::Config;
+use crate::error::Error;
 use crate::params;
 use crate::plan::{Logical, Statement};
+use crate::prepared::Described;
 use crate::settings::Settings;
 use crate::sql::Placeholders;
 
@@ -66,13 +69,15 @@ pub(crate) struct Plan {
     repeats: bool,
     /// What it is with the parameters it was last asked with.
     last: Mutex<Option<(Vec<ScalarValue>, Arc<Ready>)>>,
+    /// What was told to who prepared it last, and which type stood for those that are not known.
+    described: Mutex<Option<(DataType, Arc<Described>)>>,
 }
 
 impl Plan {
     pub(crate) fn new(logical: Logical, placeholders: Placeholders) -> Self {
         let lasts = logical.versions.is_some() && repeatable::reads_tables_only(&logical.plan);
         let repeats = lasts && repeatable::is_repeatable(&logical.plan);
-        Self { logical, placeholders, lasts, repeats, last: Mutex::default() }
+        Self { logical, placeholders, lasts, repeats, last: Mutex::default(), described: Mutex::default() }
     }
 
     /// Ready to run with `values`, if that is how it was last asked.
@@ -84,7 +89,7 @@ impl Plan {
     ///
     /// # Errors
     /// What DataFusion says of the plan.
-    pub(crate) fn ready(&self, state: &SessionState, values: Vec<ScalarValue>) -> Result<Arc<Ready>> {
+    pub(crate) fn ready(&self, state: &SessionState, values: Vec<ScalarValue>) -> Result<Arc<Ready>, DataFusionError> {
         if let Some(ready) = self.kept(&values) {
             return Ok(ready);
         }
@@ -103,6 +108,34 @@ impl Plan {
             *self.last.lock() = Some((values, Arc::clone(&ready)));
         }
         Ok(ready)
+    }
+
+    /// What a client is told that prepares it, if another was told the same before.
+    pub(crate) fn described(&self, unknown: &DataType) -> Option<Arc<Described>> {
+        let described = self.described.lock();
+        described.as_ref().filter(|(told, _)| told == unknown).map(|(_, described)| Arc::clone(described))
+    }
+
+    /// What a client is told that prepares it. Parameters without an inferred type count as `unknown` in the schema.
+    ///
+    /// # Errors
+    /// `Invalid` when one parameter is used with two types.
+    pub(crate) fn describe(&self, unknown: &DataType) -> Result<Arc<Described>, Error> {
+        if let Some(described) = self.described(unknown) {
+            return Ok(described);
+        }
+        let plan = &self.logical.plan;
+        let (placeholders, types) = (self.placeholders.clone(), params::types(plan)?);
+        let schema = match placeholders.ids.is_empty() {
+            true => Arc::clone(plan.schema().inner()),
+            false => {
+                let nulls = params::nulls(&placeholders, &types, unknown)?;
+                Arc::clone(plan.clone().replace_params_with_values(&nulls)?.schema().inner())
+            }
+        };
+        let described = Arc::new(Described { placeholders, types, schema: Some(schema) });
+        *self.described.lock() = Some((unknown.clone(), Arc::clone(&described)));
+        Ok(described)
     }
 
     /// Bytes it takes, about: as written, optimized, and as it runs.

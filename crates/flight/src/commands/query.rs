@@ -121,7 +121,7 @@ pub(crate) async fn fetch(server: &Server, call: &Call, sealed: &[u8]) -> Result
         return Err(status(Error::Stale("a table changed since this query was planned; run it again".to_owned())));
     }
     let part = if ticket.parts == 0 { Part::Whole } else { Part::One { index: ticket.part } };
-    stream(server, call, planned, schema, &wire, part)
+    stream(server, call, planned, schema, &wire, part).await
 }
 
 /// Plans and runs at once, for clients that put a command into a ticket.
@@ -131,7 +131,7 @@ pub(crate) async fn fetch(server: &Server, call: &Call, sealed: &[u8]) -> Result
 pub(crate) async fn run(server: &Server, call: &Call, runnable: Runnable) -> Result<Answer, Status> {
     let (planned, _) = plan(server, call, runnable).await?;
     let schema = announced(planned.schema(), &call.wire);
-    stream(server, call, planned, schema, &call.wire, Part::Whole)
+    stream(server, call, planned, schema, &call.wire, Part::Whole).await
 }
 
 async fn plan(server: &Server, call: &Call, runnable: Runnable) -> Result<(Arc<Planned>, Option<Kept>), Status> {
@@ -153,7 +153,7 @@ async fn plan(server: &Server, call: &Call, runnable: Runnable) -> Result<(Arc<P
     }
 }
 
-fn stream(
+async fn stream(
     server: &Server,
     call: &Call,
     planned: Arc<Planned>,
@@ -166,7 +166,9 @@ fn stream(
     let results = server
         .engine
         .run(&call.session, planned, part, call.deadline, move |batches| encoded(encoder, batches, rows_max))
-        .map_err(status)?;
+        .map_err(status)?
+        .begun()
+        .await;
     let usage = results.usage();
     Ok(Answer::new(results.map_err(status)).followed_by(move || resources(&usage.report())))
 }

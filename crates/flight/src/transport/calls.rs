@@ -39,13 +39,24 @@ pub(super) struct WithCalls<C> {
     connection: C,
     begun: Begun,
     calls: FuturesUnordered<Call>,
+    had_calls: bool,
     turn: Arc<Turn>,
 }
 
 impl<C> WithCalls<C> {
     /// `connection` puts its calls into `begun`.
     pub(super) fn new(connection: C, begun: Begun) -> Self {
-        Self { connection, begun, calls: FuturesUnordered::new(), turn: Arc::default() }
+        Self { connection, begun, calls: FuturesUnordered::new(), had_calls: false, turn: Arc::default() }
+    }
+
+    /// Whether calls are going on: until the last byte of an answer was given to the connection.
+    pub(super) fn has_calls(&self) -> bool {
+        !self.calls.is_empty()
+    }
+
+    /// Whether there ever was a call.
+    pub(super) fn had_calls(&self) -> bool {
+        self.had_calls
     }
 
     pub(super) fn connection(&mut self) -> Pin<&mut C>
@@ -71,6 +82,7 @@ impl<C: Future + Unpin> Future for WithCalls<C> {
                 return Poll::Ready(ended);
             }
             me.calls.extend(me.begun.0.lock().drain(..));
+            me.had_calls |= !me.calls.is_empty();
             while let Poll::Ready(Some(())) = me.calls.poll_next_unpin(&mut inner) {}
             // What calls have sent wakes the connection, and what came for calls wakes them.
             if !me.turn.woken.load(Ordering::SeqCst) {
@@ -82,6 +94,14 @@ impl<C: Future + Unpin> Future for WithCalls<C> {
             cx.waker().wake_by_ref();
         }
         Poll::Pending
+    }
+}
+
+impl<C> Drop for WithCalls<C> {
+    fn drop(&mut self) {
+        // Calls that began as the connection ended. hyper's calls hold their executor, so they would keep each other.
+        let begun = std::mem::take(&mut *self.begun.0.lock());
+        drop(begun);
     }
 }
 
@@ -224,6 +244,31 @@ mod tests {
         assert_eq!(Arc::strong_count(&held), 2);
         over.store(true, Ordering::SeqCst);
         assert!(Pin::new(&mut with_calls).poll(&mut cx).is_ready());
+        drop(with_calls);
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+
+    #[test]
+    fn calls_that_begin_as_their_connection_ends_leave_nothing() {
+        let held = Arc::new(());
+        let begun = Begun::default();
+        let executor = begun.clone();
+        let mut hold = Some(Arc::clone(&held));
+        let connection = Scripted {
+            polls: 0,
+            poll: move |_, _: &mut Context<'_>| {
+                // As hyper's do, the call holds what it was given to.
+                let both = (hold.take(), executor.clone());
+                hyper::rt::Executor::execute(&executor, async move {
+                    let _both = both;
+                    std::future::pending::<()>().await;
+                });
+                Poll::Ready(())
+            },
+        };
+        let mut with_calls = WithCalls::new(connection, begun);
+        let waker = noop_waker();
+        assert!(Pin::new(&mut with_calls).poll(&mut Context::from_waker(&waker)).is_ready());
         drop(with_calls);
         assert_eq!(Arc::strong_count(&held), 1);
     }

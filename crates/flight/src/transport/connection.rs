@@ -3,11 +3,8 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http_body::Frame;
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -94,9 +91,8 @@ where
 {
     let Connecting { id, peer, limits, graceful, .. } = connecting;
     let (io, traffic) = Counted::new(io);
-    let calls = Calls::default();
     let connection = Connection { id, peer, certificate };
-    let service = PerConnection { service, connection, calls: calls.clone(), request_timeout: limits.request_timeout };
+    let service = PerConnection { service, connection, request_timeout: limits.request_timeout };
     let begun = Begun::default();
     let connection = http(&limits, begun.clone()).serve_connection(TokioIo::new(io), service);
     let mut served = WithCalls::new(connection, begun);
@@ -126,13 +122,13 @@ where
                     return;
                 }
                 Phase::Handshake { .. } => phase = Phase::FirstRequest { until: start + first_request.min(age) },
-                Phase::FirstRequest { .. } if calls.seen() > 0 => phase = Phase::Serving { until: start + age },
+                Phase::FirstRequest { .. } if served.had_calls() => phase = Phase::Serving { until: start + age },
                 Phase::FirstRequest { .. } | Phase::Serving { .. } => {
                     served.connection().graceful_shutdown();
                     phase = Phase::farewell(&traffic);
                 }
                 Phase::Farewell { total, since, .. } => {
-                    let quiet = calls.open() == 0 && traffic.total() == total;
+                    let quiet = !served.has_calls() && traffic.total() == total;
                     if quiet && since.elapsed() >= FAREWELL_WAIT {
                         debug!("connection cut: the client did not answer the farewell");
                         return;
@@ -206,45 +202,10 @@ fn http(limits: &Limits, calls: Begun) -> http2::Builder<Begun> {
     builder
 }
 
-/// How many calls a connection has, and has had.
-#[derive(Clone, Default)]
-struct Calls(Arc<CallCounts>);
-
-#[derive(Default)]
-struct CallCounts {
-    open: AtomicUsize,
-    seen: AtomicU64,
-}
-
-impl Calls {
-    fn begin(&self) -> OpenCall {
-        self.0.open.fetch_add(1, Ordering::Relaxed);
-        self.0.seen.fetch_add(1, Ordering::Relaxed);
-        OpenCall(self.clone())
-    }
-
-    fn open(&self) -> usize {
-        self.0.open.load(Ordering::Relaxed)
-    }
-
-    fn seen(&self) -> u64 {
-        self.0.seen.load(Ordering::Relaxed)
-    }
-}
-
-struct OpenCall(Calls);
-
-impl Drop for OpenCall {
-    fn drop(&mut self) {
-        self.0.0.open.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 /// The service as hyper wants it, which tells each request where it came from.
 struct PerConnection<S> {
     service: S,
     connection: Connection,
-    calls: Calls,
     request_timeout: Duration,
 }
 
@@ -253,45 +214,17 @@ where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = http::Response<CallBody>;
+    type Response = http::Response<Body>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: http::Request<Incoming>) -> Self::Future {
-        let call = self.calls.begin();
         let mut request = request.map(|body| Body::new(Arriving::new(body, self.request_timeout)));
         request.extensions_mut().insert(self.connection.clone());
         let mut service = self.service.clone();
         Box::pin(async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            let response = service.call(request).await?;
-            Ok(response.map(|body| CallBody { body, _call: call }))
+            service.call(request).await
         })
-    }
-}
-
-/// A response's body, which keeps its call open until it is dropped.
-struct CallBody {
-    body: Body,
-    _call: OpenCall,
-}
-
-impl http_body::Body for CallBody {
-    type Data = bytes::Bytes;
-    type Error = tonic::Status;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
     }
 }
