@@ -106,6 +106,8 @@ async fn attempt(
     run: &Arc<Run>,
 ) -> Result<SendableRecordBatchStream, Error> {
     let cancel = fitted.cancel.clone();
+    // An attempt that fails leaves nothing running that holds memory: the next wants it.
+    let ends = cancel.clone().drop_guard();
     let turn = fitted.turn(engine, planned, run).await?;
     let another_may_follow = fitted.effort == Effort::Usual && engine.memory().counts_all();
     run.on_trial(another_may_follow.then(|| cancel.clone()));
@@ -117,6 +119,7 @@ async fn attempt(
         first = batches.next() => first.transpose()?,
     };
     run.on_trial(None);
+    ends.disarm();
     let schema = batches.schema();
     let all = stream::iter(first.map(Ok)).chain(batches);
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))

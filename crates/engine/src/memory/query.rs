@@ -314,7 +314,8 @@ impl MemoryPool for QueryMemory {
             Err(why) => {
                 let text = self.refusal(&state, reservation, additional, &why);
                 let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
-                let spills = (before.said > 0).then_some(before.charged);
+                // Refused again before it has spilled, it may not have an eighth of that as well.
+                let spills = before.spills.or((before.said > 0).then_some(before.charged));
                 self.put(&mut state, id, Usage { has_spilled, spills, ..before });
                 Err(refused(reservation, text))
             }
@@ -443,7 +444,9 @@ mod tests {
         sort.try_grow(800).expect("four fifths");
         assert!(sort.try_grow(10).is_err(), "it is to spill");
         sort.try_grow(100).expect("what it writes may be an eighth larger");
-        assert!(sort.try_grow(1).is_err());
+        for _ in 0..2 {
+            assert!(sort.try_grow(1).is_err());
+        }
         sort.shrink(890);
         let other = spiller(&pool);
         other.try_grow(790).expect("what was spilled");
