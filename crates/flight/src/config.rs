@@ -32,7 +32,7 @@ impl Default for Config {
             tls: Tls::default(),
             limits: Limits::default(),
             allow_insecure: None,
-            message_size: ByteSize::mib(3),
+            message_size: ByteSize::mib(2),
             upload_limit: ByteSize::mib(64),
         }
     }

@@ -24,7 +24,7 @@ const PASSING_ROWS: usize = 8;
 /// Bytes of one batch from which more rows cost cache misses and memory, and gain nothing.
 const BATCH_BYTES: u64 = 2 << 20;
 /// The same where rows are passed on to the client, to whom a message costs more than its rows.
-const PASSING_BATCH_BYTES: u64 = 8 << 20;
+const PASSING_BATCH_BYTES: u64 = 4 << 20;
 /// The fewest rows that `fit_batch_size` gives: with fewer, the work per batch outweighs that per row.
 const BATCH_ROWS_MIN: usize = 64;
 /// The batch size at which the ladder ends.
@@ -225,7 +225,7 @@ mod tests {
     fn batches_of_rows_that_only_pass_are_large() {
         let passing = ScanSize { rows: Some(1_000_000), row_width: 16, ..ScanSize::default() };
         assert_eq!(passing.batch_rows(8192), 65_536);
-        assert_eq!(ScanSize { row_width: 200, ..passing }.batch_rows(8192), 32_768, "8 MiB");
+        assert_eq!(ScanSize { row_width: 200, ..passing }.batch_rows(8192), 16_384, "4 MiB");
         assert_eq!(ScanSize { rows: Some(10_000), ..passing }.batch_rows(8192), 10_000);
         assert_eq!(ScanSize { rows: Some(10), ..passing }.batch_rows(8192), 8192);
         assert_eq!(ScanSize { rows: None, ..passing }.batch_rows(8192), 8192);

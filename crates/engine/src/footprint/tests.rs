@@ -296,5 +296,5 @@ async fn tables_are_sized_before_planning() {
     ] {
         assert_eq!(partitions_for(&lake.size(sql).await, 8, 0), partitions, "{sql}");
     }
-    assert_eq!(wide.batch_rows(8192), 16_384);
+    assert_eq!(wide.batch_rows(8192), 8192);
 }
