@@ -73,7 +73,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<I> {
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
+        // h2 asks once before it reads, and again for each write. Where it hears no, it copies messages of up to a
+        // kilobyte behind what it has to send, and not only of 256 bytes: a small answer and its trailers then leave
+        // together. What is larger still goes uncopied.
+        self.traffic.read() > 0 && self.inner.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
