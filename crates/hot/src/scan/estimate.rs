@@ -135,6 +135,9 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
         statistics.total_byte_size = divided(statistics.total_byte_size, parts);
     }
     for (column, coded) in statistics.column_statistics.iter_mut().zip(source.coded()) {
+        // An inner join keeps the bytes of its inputs' columns however few rows it leaves, and a semi join above adds them
+        // up: the smaller side would look the larger. Of a sum that is not known the rows are compared.
+        column.byte_size = Precision::Absent;
         if *coded {
             *column = ColumnStatistics {
                 null_count: column.null_count,
