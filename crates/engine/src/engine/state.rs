@@ -202,7 +202,8 @@ fn choose_joins(options: &mut ConfigOptions, threads: usize) {
     // One place in twenty taken is 80 bytes a row, and no row is hashed: 2.4 s become 2.0 s in seven joins along keys, of
     // which a filter and an exchange leave less than the 15 % that DataFusion asks for.
     options.execution.perfect_hash_join_min_key_density = 0.05;
-    options.execution.perfect_hash_join_small_build_threshold = 64 << 10;
+    // A few keys wherever they are among a million cost 4 MiB at most, and the other side looks them up without hashing.
+    options.execution.perfect_hash_join_small_build_threshold = 1 << 20;
 }
 
 fn runtime_env(catalog: &Catalog) -> Result<Arc<RuntimeEnv>, Error> {
