@@ -20,6 +20,7 @@ use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
+use updraft_hot::ByPages;
 
 use crate::cache::Cache;
 use crate::error::Error;
@@ -103,7 +104,7 @@ impl Readers {
     pub(crate) fn open(&self, meta: ObjectMeta) -> impl AsyncFileReader + use<> {
         let metrics = ParquetFileMetrics::new(0, meta.location.as_ref(), &ExecutionPlanMetricsSet::new());
         let (store, footers) = (self.store.clone(), self.footers.clone());
-        Reader { store, footers, meta, size_hint: None, metrics, following: None }
+        Reader { store, footers, meta, pages: PageIndexPolicy::Skip, size_hint: None, metrics, following: None }
     }
 }
 
@@ -124,7 +125,8 @@ impl ParquetFileReaderFactory for Readers {
             None => 0..u64::MAX,
         };
         let following = follows.then(|| (Following::default(), part));
-        Ok(Box::new(Reader { store, footers, meta: file.object_meta, size_hint, metrics, following }))
+        let pages = file.extension::<ByPages>().map_or(PageIndexPolicy::Skip, |_| PageIndexPolicy::Optional);
+        Ok(Box::new(Reader { store, footers, meta: file.object_meta, pages, size_hint, metrics, following }))
     }
 }
 
@@ -132,6 +134,8 @@ struct Reader {
     store: Arc<PinnedStore>,
     footers: Arc<Footers>,
     meta: ObjectMeta,
+    /// DataFusion asks for a footer without the index of its pages, and then reads that each time, unless it is there.
+    pages: PageIndexPolicy,
     size_hint: Option<usize>,
     metrics: ParquetFileMetrics,
     /// The row groups it reads of a remote file, and which it may.
@@ -173,7 +177,8 @@ impl AsyncFileReader for Reader {
         &'a mut self,
         options: Option<&'a ArrowReaderOptions>,
     ) -> BoxFuture<'a, ParquetResult<Arc<ParquetMetaData>>> {
-        let pages = options.map_or(PageIndexPolicy::Skip, |options| options.column_index_policy());
+        let asked = options.map_or(PageIndexPolicy::Skip, |options| options.column_index_policy());
+        let pages = if asked == PageIndexPolicy::Skip { self.pages } else { asked };
         async move {
             let footer = self.footers.get(&self.store, &self.meta, pages, self.size_hint).await;
             footer.map_err(|e| self.named(e))

@@ -291,3 +291,23 @@ async fn a_preload_that_cannot_fit_says_what_it_needs() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_index_of_pages_is_kept_with_the_footer() {
+    let f = Fixture::new();
+    let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..200_000));
+    let batch = RecordBatch::try_from_iter([("a", rows.clone()), ("b", rows)]).unwrap();
+    f.write("t.parquet", parquet_bytes(&batch, 100_000));
+    let catalog = f.open().await.with_hot(Cache::new(ROOM));
+    assert_eq!(answer(&catalog, "SELECT max(b) FROM t").await, ["199999"]);
+    let footers = || catalog.metadata().footers;
+    let before = footers().used_bytes;
+    let lookup = async |id: usize| {
+        assert_eq!(answer(&catalog, &format!("SELECT b FROM t WHERE a = {id}")).await, [id.to_string()]);
+        footers()
+    };
+    let first = lookup(123_456).await;
+    assert!(first.used_bytes > before, "{before} bytes without it: {first:?}");
+    let second = lookup(77).await;
+    assert_eq!((second.used_bytes, second.misses), (first.used_bytes, first.misses));
+}

@@ -27,10 +27,15 @@ const OPENING: usize = 64 << 10;
 /// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone.
 const FEW: f64 = 32.0;
 
+/// With a file of a plan: the index of its pages will be looked at, so it is worth keeping with the footer.
+#[derive(Debug, Clone, Copy)]
+pub struct ByPages;
+
 /// How the files of a scan are read.
 pub(super) struct Cold {
     /// Filters and columns, but not the place.
     source: Arc<dyn FileSource>,
+    is_filtered: bool,
     limit: Option<usize>,
     /// The reader looks at the columns of filters first, and at the others where rows pass.
     pub(super) is_late: bool,
@@ -65,14 +70,18 @@ impl Cold {
             false => When::Paid,
         };
         let mut file = source.base.file_source().clone();
-        if let Some(parquet) = file.downcast_ref::<ParquetSource>().filter(|_| !filters.is_empty()) {
-            file = Arc::new(parquet.with_predicate(conjunction(filters)).with_pushdown_filters(is_late));
+        let is_filtered = !filters.is_empty();
+        if let Some(parquet) = file.downcast_ref::<ParquetSource>().filter(|_| is_filtered) {
+            let filtered = parquet.with_predicate(conjunction(filters)).with_pushdown_filters(is_late);
+            // The index of some columns only is not kept, and would be read anew for each segment.
+            let indexed = source.may_pass().iter().any(|segment| source.segments.is_indexed(*segment));
+            file = Arc::new(if indexed { filtered } else { filtered.with_enable_page_index(false) });
         }
         let columns = ProjectionExprs::from_indices(needed, schema);
         let file = file.try_pushdown_projection(&columns)?.unwrap_or(file);
         // With a filter it is not known how many rows it takes to find those that are wanted.
         let limit = source.fetch.filter(|_| source.filters.is_empty() && source.dynamic.is_empty());
-        Ok(Self { source: file, limit, is_late, in_filter, when })
+        Ok(Self { source: file, is_filtered, limit, is_late, in_filter, when })
     }
 
     /// The needed columns of a segment, as its file has them, by the scan there would be without the cache: all rows that
@@ -90,6 +99,9 @@ impl Cold {
         let mut file: PartitionedFile = segments.scan_of(segment).clone().with_extension(plan);
         // They are of the whole file, and of floats not to be trusted.
         file.statistics = None;
+        if self.is_filtered && segments.is_indexed(segment) {
+            file = file.with_extension(ByPages);
+        }
         let config = FileScanConfigBuilder::new(base.object_store_url.clone(), self.source.clone())
             .with_limit(self.limit)
             .with_file_groups(vec![FileGroup::new(vec![file])])

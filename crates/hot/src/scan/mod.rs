@@ -29,5 +29,6 @@ mod unpruned;
 mod tests;
 
 pub use bounds::{Bounds, ColumnBounds};
+pub use cold::ByPages;
 pub use segments::Segments;
 pub use source::{HotSource, Outlook};
