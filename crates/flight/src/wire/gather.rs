@@ -23,6 +23,8 @@ pub(crate) struct Gathered {
     batches: SendableRecordBatchStream,
     wire_schema: SchemaRef,
     rows_max: usize,
+    /// What a row takes at least.
+    row_bytes: usize,
     /// Small batches that wait, and what they have together.
     waiting: Vec<RecordBatch>,
     rows: usize,
@@ -38,10 +40,12 @@ pub(crate) struct Gathered {
 impl Gathered {
     /// `wire_schema` is what they are sent as. No more than `rows_max` rows are put together.
     pub(crate) fn new(batches: SendableRecordBatchStream, wire_schema: SchemaRef, rows_max: usize) -> Self {
+        let row_bytes = wire_schema.fields().iter().filter_map(|field| field.data_type().primitive_width()).sum();
         Self {
             batches,
             wire_schema,
             rows_max,
+            row_bytes,
             waiting: Vec::new(),
             rows: 0,
             bytes: 0,
@@ -101,8 +105,11 @@ impl Stream for Gathered {
             if batch.num_rows() == 0 {
                 continue;
             }
-            let (rows, bytes) = (batch.num_rows(), batch_bytes(&batch, &this.wire_schema));
-            if this.is_first || bytes > SMALL {
+            let rows = batch.num_rows();
+            // Text is only measured where it may matter.
+            let is_large = this.is_first || rows * this.row_bytes > SMALL;
+            let bytes = if is_large { 0 } else { batch_bytes(&batch, &this.wire_schema) };
+            if is_large || bytes > SMALL {
                 this.give(Some(batch));
                 continue;
             }
