@@ -18,6 +18,7 @@ use tower::Service;
 use tracing::debug;
 
 use super::arrival::Arriving;
+use super::body::Joined;
 use super::calls::{Begun, WithCalls};
 use super::certificate;
 use super::config::Limits;
@@ -214,7 +215,7 @@ where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    type Response = http::Response<Body>;
+    type Response = http::Response<Joined>;
     type Error = Infallible;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
@@ -224,7 +225,7 @@ where
         let mut service = self.service.clone();
         Box::pin(async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
+            Ok(service.call(request).await?.map(Joined::new))
         })
     }
 }

@@ -13,10 +13,12 @@
 //! | `serve` | accept loop, connection limits, drain |
 //! | `connection` | one connection from its first byte to its last |
 //! | `arrival` | what a client sends with a call has to arrive in time |
+//! | `body` | what is sent leaves in few writes |
 //! | `calls` | the calls of a connection, in the connection's own task |
 //! | `io` | a socket that counts its bytes |
 
 mod arrival;
+mod body;
 mod calls;
 mod certificate;
 mod config;
