@@ -349,8 +349,17 @@ async fn only_a_whole_result_is_kept() {
         let planned = fixture.plan(&session, "SELECT 1 / id FROM u").await;
         assert!(fixture.run(&session, planned).await.is_err());
     }
+    // A task that was ended gives back what it holds when it next looks, which may be after its query was counted out.
+    let given_back = async {
+        while fixture.engine.result_cache().bytes > 0 {
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(10), given_back)
+        .await
+        .expect("what was reserved is given back");
     let figures = fixture.engine.result_cache();
-    assert_eq!((figures.entries, figures.bytes, figures.hits), (0, 0, 0), "what was reserved is given back");
+    assert_eq!((figures.entries, figures.hits), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread")]
