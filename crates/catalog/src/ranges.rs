@@ -86,6 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
     fn what_is_close_is_one_request_and_what_is_long_or_far_is_not() {
         assert_eq!(coalesced(&[]), []);
         assert_eq!(coalesced(&[5..5]), []);

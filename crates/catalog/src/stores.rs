@@ -72,10 +72,13 @@ pub(crate) struct Stores {
     opened: Mutex<Opened>,
 }
 
+/// A bucket or web server, and what is asked of it.
+type Client = (Arc<dyn ObjectStore>, Arc<Requests>);
+
 #[derive(Debug, Default)]
 struct Opened {
     /// Clients by bucket URL and entry of the settings.
-    clients: BTreeMap<(String, Option<String>), (Arc<dyn ObjectStore>, Arc<Requests>)>,
+    clients: BTreeMap<(String, Option<String>), Client>,
     roots: BTreeMap<String, Arc<Root>>,
 }
 

@@ -1,5 +1,7 @@
 //! Which requests reading a pinned file of an object store makes, by a store that writes them down.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of one range are meant")]
+
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

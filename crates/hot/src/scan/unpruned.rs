@@ -1,6 +1,7 @@
 //! A predicate that rows are asked about, and statistics are not.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
@@ -11,12 +12,18 @@ use datafusion::physical_expr::PhysicalExpr;
 
 /// The same predicate, which nothing is concluded from: whoever compares predicates with the statistics of a file does not
 /// know this one. Those of floats leave out NaN, which is larger than all other numbers here.
-#[derive(Debug, Eq, Hash)]
+#[derive(Debug, Eq)]
 pub(super) struct Unpruned(pub(super) Arc<dyn PhysicalExpr>);
 
 impl PartialEq for Unpruned {
     fn eq(&self, other: &Self) -> bool {
         self.0.eq(&other.0)
+    }
+}
+
+impl Hash for Unpruned {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
     }
 }
 
