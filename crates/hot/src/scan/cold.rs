@@ -24,6 +24,10 @@ use crate::cache::When;
 const SMALL: usize = 1 << 20;
 /// Values that take as long as opening a file, which is done however few are read.
 const OPENING: usize = 64 << 10;
+/// Rows that are a lookup's answer: it does not wait until whole columns are loaded.
+const LOOKUP: f64 = 1024.0;
+/// Rows of a page, as most writers make them. A page is decoded for one row of it.
+const PAGE: usize = 20_000;
 /// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone.
 const FEW: f64 = 32.0;
 
@@ -64,10 +68,13 @@ impl Cold {
             }
         };
         let rows: usize = source.may_pass().iter().map(|segment| source.segments.get(*segment).rows).sum();
-        let when = match is_late {
-            true => When::Behind,
-            false if rows.saturating_mul(needed.len()) <= SMALL => When::AtOnce,
-            false => When::Paid,
+        let few = |share: f64| share * rows as f64 <= LOOKUP;
+        let when = if is_late && estimate::passing_share(source).is_some_and(few) {
+            When::Behind
+        } else if rows.saturating_mul(needed.len()) <= SMALL {
+            When::AtOnce
+        } else {
+            When::Paid
         };
         let mut file = source.base.file_source().clone();
         let is_filtered = !filters.is_empty();
@@ -118,9 +125,11 @@ impl Cold {
     /// The share of a segment that was read when `given` of its rows were.
     fn share(&self, source: &HotSource, segment: u32, given: usize) -> f64 {
         let rows = source.segments.get(segment).rows;
+        // As if each row were in a page of its own: with some thousand of them that is all pages.
+        let near = given.saturating_mul(PAGE).min(rows);
         // With an index of its pages a column of a filter is read where rows pass as well.
-        let looked_at = if source.segments.is_indexed(segment) { given } else { rows };
-        let values = |in_filter: &bool| if *in_filter { looked_at } else { given };
+        let looked_at = if source.segments.is_indexed(segment) { near } else { rows };
+        let values = |in_filter: &bool| if *in_filter { looked_at } else { near };
         let read = OPENING + self.in_filter.iter().map(values).sum::<usize>();
         read as f64 / (rows * self.in_filter.len()).max(1) as f64
     }

@@ -172,6 +172,19 @@ async fn much_is_read_from_files_before_it_is_loaded() {
 }
 
 #[tokio::test]
+async fn what_a_filter_lets_much_through_of_is_loaded_by_the_second_scan() {
+    let (_folder, mut table) = table(100_000);
+    table.late = true;
+    let context = context(&table, 2);
+    let sql = "select id, v, s from t where v < -100";
+    let absent = async || source(&leaf(&plan(&context, sql).await)).outlook().absent_segments;
+    let first = answer(&context, sql).await.expect("rows");
+    assert_eq!(absent().await, 4);
+    assert_eq!(answer(&context, sql).await.expect("rows").len(), first.len());
+    assert_eq!(absent().await, 0);
+}
+
+#[tokio::test]
 async fn lookups_read_next_to_nothing_and_wait_for_no_load() {
     let (_folder, table) = table(100_000);
     let cache = table.cache.as_ref().expect("a cache");
