@@ -21,7 +21,8 @@ use tonic::{Code, Response, Status};
 
 use crate::wire::{COPIED_MAX, Message};
 
-/// Small pieces are put together up to here, as long as they come at once: each frame costs a write to the socket.
+/// Small pieces are put together up to here, as long as they come at once: copying them costs less than a frame, or a slice of
+/// one write, for each.
 const TOGETHER_MAX: usize = 16 << 10;
 
 /// The messages of an answer, and what is told after them.

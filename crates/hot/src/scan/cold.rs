@@ -53,7 +53,8 @@ impl Cold {
         let schema = source.segments.schema();
         let filtered = estimate::filter_columns(source, needed);
         let in_filter: Vec<bool> = needed.iter().map(|column| filtered.contains(column)).collect();
-        let is_late = source.reads_late();
+        let late = source.late();
+        let is_late = late.is_some();
         let is_float = |column: &Column| schema.field(column.index()).data_type().is_floating();
         let is_trusted = |filter: &Arc<dyn PhysicalExpr>| !collect_columns(filter).iter().any(is_float);
         // The reader looks at rows in an order of its own: what may fail on some of them comes later.
@@ -69,7 +70,7 @@ impl Cold {
         };
         let rows: usize = source.may_pass().iter().map(|segment| source.segments.get(*segment).rows).sum();
         let few = |share: f64| share * rows as f64 <= LOOKUP;
-        let when = if is_late && estimate::passing_share(source).is_some_and(few) {
+        let when = if late.is_some_and(few) {
             When::Behind
         } else if rows.saturating_mul(needed.len()) <= SMALL {
             When::AtOnce
@@ -135,16 +136,18 @@ impl Cold {
     }
 }
 
-/// Whether columns that no filter names are to be read for those rows alone that pass the filters.
-pub(super) fn is_late(source: &HotSource) -> bool {
+/// The share of rows that pass the filters, when columns that no filter names are to be read for those rows alone.
+pub(super) fn late(source: &HotSource) -> Option<f64> {
     if !source.filters.iter().any(never_fails) {
-        return false;
+        return None;
     }
     let parquet = source.base.file_source().downcast_ref::<ParquetSource>();
     let is_wanted = parquet.is_some_and(|parquet| parquet.table_parquet_options().global.pushdown_filters);
     let columns = source.columns();
     let may_save = estimate::filter_columns(source, &columns).len() < columns.len();
-    is_wanted || (may_save && estimate::passing_share(source).is_some_and(|share| share * FEW <= 1.0))
+    // What is not known is not few.
+    let share = estimate::passing_share(source).unwrap_or(f64::INFINITY);
+    (is_wanted || (may_save && share * FEW <= 1.0)).then_some(share)
 }
 
 /// A segment that is being read from its file.

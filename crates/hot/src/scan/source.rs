@@ -60,8 +60,8 @@ pub struct HotSource {
     may_pass: OnceLock<Arc<[u32]>>,
     /// The most rows that can pass the filters, and the share of them that does, if it was found out.
     pub(super) sampled: OnceLock<(usize, Option<f64>)>,
-    /// Whether files are read with the filters in the reader.
-    late: OnceLock<bool>,
+    /// The share of rows that pass, when files are read with the filters in the reader.
+    late: OnceLock<Option<f64>>,
     partitions: usize,
     /// Columns only.
     pub(super) projection: ProjectionExprs,
@@ -193,7 +193,12 @@ impl HotSource {
 
     /// Whether columns that no filter names are read from files for those rows alone that pass the filters.
     pub(super) fn reads_late(&self) -> bool {
-        *self.late.get_or_init(|| cold::is_late(self))
+        self.late().is_some()
+    }
+
+    /// The share of rows that pass the filters, when it is so.
+    pub(super) fn late(&self) -> Option<f64> {
+        *self.late.get_or_init(|| cold::late(self))
     }
 
     /// How many segments the filters leave out before they are looked at.
