@@ -105,11 +105,7 @@ fn written(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
     Ok(match (column.data_type(), to) {
         (DataType::Utf8View, DataType::Utf8) => Arc::new(gathered(column.as_string_view())?),
         (DataType::BinaryView, DataType::Binary) => Arc::new(gathered(column.as_binary_view())?),
-        (DataType::Dictionary(..), DataType::Utf8 | DataType::Binary) => {
-            let dictionary = column.as_any_dictionary();
-            // Taking first bounds the work by the rows of this piece, not by the size of the dictionary.
-            written(&take(dictionary.values(), dictionary.keys(), None)?, to)?
-        }
+        (DataType::Dictionary(..), DataType::Utf8 | DataType::Binary) => written(&looked_up(column)?, to)?,
         (_, DataType::Utf8) => Arc::new(BinaryArray::from(convert(column, to)?.as_string::<i32>().clone())),
         _ => convert(column, to)?,
     })
@@ -129,11 +125,7 @@ pub(super) fn convert(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
             let dictionary = array.as_any_dictionary();
             Ok(dictionary.with_values(convert(dictionary.values(), value)?))
         }
-        (Dictionary(..), _) => {
-            // Taking first bounds the work by the rows of this piece, not by the size of the dictionary.
-            let dictionary = array.as_any_dictionary();
-            convert(&take(dictionary.values(), dictionary.keys(), None)?, to)
-        }
+        (Dictionary(..), _) => convert(&looked_up(array)?, to),
         (RunEndEncoded(..), RunEndEncoded(_, value)) => {
             let data = array.to_data();
             let [run_ends, values] = data.child_data() else {
@@ -185,6 +177,13 @@ pub(super) fn convert(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, Arrow
         }
         _ => plain_cast(array, to),
     }
+}
+
+/// The value of each row of a dictionary array. What is done with them takes as long as there are rows in this piece, however
+/// large the dictionary is.
+fn looked_up(array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let dictionary = array.as_any_dictionary();
+    take(dictionary.values(), dictionary.keys(), None)
 }
 
 fn plain_cast(array: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
