@@ -11,8 +11,27 @@ use parking_lot::Mutex;
 pub struct Cache<K, V> {
     budget: usize,
     inner: Mutex<Inner<K, V>>,
+    lookups: Lookups,
+}
+
+/// How often what was looked for was there, and was not.
+#[derive(Debug, Default)]
+pub struct Lookups {
     hits: AtomicU64,
     misses: AtomicU64,
+}
+
+impl Lookups {
+    /// Counts one.
+    pub fn count(&self, found: bool) {
+        let counter = if found { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often it was there, and how often it was not.
+    pub fn counts(&self) -> (u64, u64) {
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+    }
 }
 
 #[derive(Debug)]
@@ -36,7 +55,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
     /// An empty cache of `budget` bytes.
     pub fn new(budget: usize) -> Self {
         let inner = Inner { entries: HashMap::new(), order: BTreeMap::new(), tick: 0, used: 0 };
-        Self { budget, inner: Mutex::new(inner), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self { budget, inner: Mutex::new(inner), lookups: Lookups::default() }
     }
 
     /// The value of `key`, which counts as a use.
@@ -44,11 +63,9 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         inner.tick += 1;
-        let Some(slot) = inner.entries.get_mut(key) else {
-            self.misses.fetch_add(1, Ordering::Relaxed);
-            return None;
-        };
-        self.hits.fetch_add(1, Ordering::Relaxed);
+        let slot = inner.entries.get_mut(key);
+        self.lookups.count(slot.is_some());
+        let slot = slot?;
         inner.order.remove(&slot.tick);
         slot.tick = inner.tick;
         inner.order.insert(slot.tick, key.clone());
@@ -105,7 +122,7 @@ impl<K: Hash + Eq + Clone, V: Clone> Cache<K, V> {
 
     /// How often what was asked for was there, and how often it was not.
     pub fn asked(&self) -> (u64, u64) {
-        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed))
+        self.lookups.counts()
     }
 
     /// How many entries there are, and how many bytes they and what is reserved take.

@@ -61,7 +61,7 @@ use datafusion::execution::object_store::ObjectStoreRegistry;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 
-pub use cache::Cache;
+pub use cache::{Cache, Lookups};
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
 pub use error::{Clash, Error, ErrorKind, find};
 pub use metadata::{CacheStatistics, MetadataStatistics};

@@ -16,7 +16,6 @@ mod repeatable;
 use std::hash::Hash;
 use std::mem::size_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
@@ -26,7 +25,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use parking_lot::Mutex;
 use updraft_auth::Principal;
-use updraft_catalog::Cache;
+use updraft_catalog::{Cache, Lookups};
 
 pub(crate) use again::Again;
 pub(crate) use ready::Ready;
@@ -199,7 +198,7 @@ impl PlanCache {
     }
 
     pub(crate) fn figures(&self) -> CacheFigures {
-        self.lookups.figures(self.plans.size())
+        CacheFigures::of(self.plans.size(), &self.lookups)
     }
 }
 
@@ -216,23 +215,10 @@ pub struct CacheFigures {
     pub misses: u64,
 }
 
-/// How often what was looked for was there, and was not.
-#[derive(Debug, Default)]
-pub(crate) struct Lookups {
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
-impl Lookups {
-    /// Counts one.
-    pub(crate) fn count(&self, found: bool) {
-        let counter = if found { &self.hits } else { &self.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// The figures of a cache that has so many entries, of so many bytes.
-    pub(crate) fn figures(&self, (entries, bytes): (usize, usize)) -> CacheFigures {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        CacheFigures { entries, bytes, hits: read(&self.hits), misses: read(&self.misses) }
+impl CacheFigures {
+    /// Of a cache that has so many entries, of so many bytes.
+    pub(crate) fn of((entries, bytes): (usize, usize), lookups: &Lookups) -> Self {
+        let (hits, misses) = lookups.counts();
+        Self { entries, bytes, hits, misses }
     }
 }

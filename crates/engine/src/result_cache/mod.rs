@@ -12,14 +12,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
 use updraft_auth::Principal;
-use updraft_catalog::Cache;
+use updraft_catalog::{Cache, Lookups};
 
 pub(crate) use filling::Filling;
 
 use crate::config::Config;
 use crate::memory::Reclaim;
 use crate::plan::{Planned, Versions};
-use crate::plan_cache::{CacheFigures, Lookups, Ready};
+use crate::plan_cache::{CacheFigures, Ready};
 use crate::settings::Settings;
 
 /// One part in this many of the budget is the most that one result may take: a large one must not drop all others.
@@ -88,7 +88,7 @@ impl ResultCache {
     }
 
     pub(crate) fn figures(&self) -> CacheFigures {
-        self.lookups.figures(self.results.size())
+        CacheFigures::of(self.results.size(), &self.lookups)
     }
 }
 
