@@ -1,5 +1,6 @@
 """Contenders against each other, statement by statement: all in each round, in an order that is drawn anew, so that what else
-the machine does falls on all alike."""
+the machine does falls on all alike. Each runs a statement a few times in a row: a server that is in use finds its own code and data
+in the processor's caches, not those of another engine."""
 
 import gc
 import math
@@ -14,6 +15,7 @@ from lab import note, percentile
 
 # Runs that are not counted: what is loaded at the first run, or let in at the second, is there from the third on.
 WARM_UPS = 2
+IN_A_ROW = 3
 # Quick statements get more rounds, as long as they fit into `--seconds`.
 ROUNDS_MORE = 5
 
@@ -63,10 +65,12 @@ class Heat:
         self.out[contender.name] = {how: why}
         note(f"{self.statement.name}, {contender.name}: {how}: {why}")
 
-    def round(self, order, counted=True):
+    def round(self, order, times=1, counted=True):
         order.shuffle(drawn := list(self.field))
         for contender in drawn:
-            self.run(contender, counted)
+            for _ in range(times):
+                if contender in self.field:
+                    self.run(contender, counted)
 
     def result(self):
         spread = lambda name, runs: {"n": len(runs), "first_ms": exact_ms(self.first[name]), **{f"p{share}_ms": exact_ms(percentile(runs, share / 100)) for share in (10, 50, 90)}}  # noqa: E731
@@ -78,7 +82,7 @@ def exact_ms(seconds):
     return round(seconds * 1e3, 3)
 
 
-def race(field, statements, oracle, arguments, cache=lambda: None, warm_ups=WARM_UPS):
+def race(field, statements, oracle, arguments, cache=lambda: None, warm_ups=WARM_UPS, in_a_row=IN_A_ROW):
     """{"rows": one for each statement, "hot": hits and misses of all runs but the first, "foreign_cores"}. `oracle` answers a statement."""
     order, foreign, rows, hits = random.Random(arguments.seed), Foreign(), [], {"hits": 0, "misses": 0}
     for statement in statements:
@@ -91,7 +95,7 @@ def race(field, statements, oracle, arguments, cache=lambda: None, warm_ups=WARM
             heat.round(order, counted=False)
         begin, rounds = time.monotonic(), 0
         while rounds < arguments.rounds or (rounds < arguments.rounds * ROUNDS_MORE and time.monotonic() - begin < arguments.seconds):
-            heat.round(order)
+            heat.round(order, in_a_row)
             rounds += 1
         gc.enable()
         if before:

@@ -73,7 +73,7 @@ def cold(arguments, folder, statements, page_cache):
     with contextlib.ExitStack() as stack:
         field = [stack.enter_context(fresh_updraft(arguments, folder, page_cache)), stack.enter_context(fresh_duckdb(folder, page_cache))]
         oracle = stack.enter_context(contenders.oracle(folder))
-        return race([contender for contender in field if contender.name in arguments.only], statements, oracle, arguments, warm_ups=1)
+        return race([contender for contender in field if contender.name in arguments.only], statements, oracle, arguments, warm_ups=1, in_a_row=1)
 
 
 def run(arguments):

@@ -6,7 +6,7 @@ from lab import note
 from race import broken, mean, race, ratio
 from statements import EIGHT
 
-DEFAULTS = {"rows": [10**5, 10**6, 10**7], "rounds": 9, "seconds": 3.0}
+DEFAULTS = {"rows": [10**5, 10**6, 10**7], "rounds": 4, "seconds": 3.0}
 
 
 def label(rows):

@@ -9,7 +9,7 @@ from race import broken, mean, race, ratio
 from server import serving
 from statements import EIGHT
 
-DEFAULTS = {"rows": [10**6], "rounds": 9, "seconds": 2.0}
+DEFAULTS = {"rows": [10**6], "rounds": 4, "seconds": 2.0}
 LIMIT = size("512MiB")
 
 

@@ -5,7 +5,7 @@ import tables
 from race import broken, median, race
 from statements import tpch_at
 
-DEFAULTS = {"scale": 1.0, "rounds": 5, "seconds": 0.0}
+DEFAULTS = {"scale": 1.0, "rounds": 3, "seconds": 0.0}
 
 
 def total(rows, name):
