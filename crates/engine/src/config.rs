@@ -16,6 +16,8 @@ use crate::settings;
 
 /// The most queries that may run or wait at a time: each costs a task and some kilobytes.
 const QUERIES_MAX: usize = 100_000;
+/// With less no query runs.
+pub(crate) const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 
 /// Settings of the query engine.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -207,10 +209,9 @@ impl Config {
                 problems.push((key.to_owned(), text));
             }
         };
-        let smallest = ByteSize::mib(16);
         for (key, limit) in [("memory_limit", self.memory_limit), ("query_memory_limit", self.query_memory_limit)] {
-            let ok = limit.is_none_or(|limit| limit >= smallest);
-            check(key, ok, format!("is too small to run a query; the smallest that works is {smallest}"));
+            let ok = limit.is_none_or(|limit| limit >= MEMORY_MIN);
+            check(key, ok, format!("is too small to run a query; the smallest that works is {MEMORY_MIN}"));
         }
         if let (Some(total), Some(query)) = (self.memory_limit, self.query_memory_limit) {
             check(
@@ -266,7 +267,7 @@ impl Config {
             self.stream_buffer >= ByteSize::kib(64),
             "is too small to stream a batch; give at least 64KiB".to_owned(),
         );
-        problems.extend(admission::problems(self, smallest));
+        problems.extend(admission::problems(self, MEMORY_MIN));
         problems.extend(self.datafusion.problems().into_iter().map(|(key, text)| (format!("datafusion.{key}"), text)));
         problems
     }

@@ -37,6 +37,7 @@ mod error;
 mod expiring;
 mod fit;
 mod footprint;
+mod growing;
 mod interrupt;
 mod launch;
 mod memory;

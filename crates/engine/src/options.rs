@@ -38,6 +38,13 @@ const fn closed(name: &'static str, why: &'static str) -> Owned {
     Owned { name, why, key: None }
 }
 
+/// Options that may grow without end outside of the memory budget, and the most that each may be.
+const AT_MOST: &[(&str, u64)] = &[
+    ("execution.sort_in_place_threshold_bytes", 64 << 20),
+    ("optimizer.hash_join_inlist_pushdown_max_distinct_values", 100_000),
+    ("optimizer.hash_join_inlist_pushdown_max_size", 16 << 20),
+];
+
 /// An option comes before the section it is in.
 const OWNED: &[Owned] = &[
     owned("runtime.memory_limit", "memory is shared by all queries", "engine.memory_limit"),
@@ -117,8 +124,12 @@ impl DatafusionOptions {
                     }
                     _ => "is no option of DataFusion; information_schema.df_settings lists them".to_owned(),
                 }
+            } else if let Err(error) = set(&mut options, name, given) {
+                format!("cannot be `{}`: {}", given.value, Error::from(error))
             } else {
-                format!("cannot be `{}`: {}", given.value, Error::from(set(&mut options, name, given).err()?))
+                let most = AT_MOST.iter().find(|(bounded, _)| bounded == name)?.1;
+                given.value.parse::<u64>().ok().filter(|value| *value > most)?;
+                format!("cannot be `{}`: it would be memory outside of the budget; give at most {most}", given.value)
             };
             Some((given.path.clone(), text))
         };
@@ -284,7 +295,8 @@ mod tests {
         let text = format!(
             r#"{{ "runtime": {runtime}, "execution": {{ "batch_size": 1, "enforce_batch_size_in_joins": false,
             "parquet": {{ "pushdown_filter": true, "pruning": "maybe" }} }}, "execution.coalesce_batches": "x",
-            "catalog.location": "/etc", "nonsense": true }}"#
+            "catalog.location": "/etc", "nonsense": true, "optimizer": {{ "hash_join_inlist_pushdown_max_size": 10000000000,
+            "hash_join_inlist_pushdown_max_distinct_values": 1000 }} }}"#
         );
         let problems = options(&text).expect("it can be read").problems();
         let lines: Vec<_> = problems.into_iter().map(|(path, text)| format!("{path} {text}")).collect();
@@ -296,6 +308,7 @@ mod tests {
             execution.parquet.pruning cannot be `maybe`: provided string was not `true` or `false`
             execution.parquet.pushdown_filter is no option of DataFusion; did you mean `engine.datafusion.execution.parquet.pushdown_filters`?
             nonsense is no option of DataFusion; information_schema.df_settings lists them
+            optimizer.hash_join_inlist_pushdown_max_size cannot be `10000000000`: it would be memory outside of the budget; give at most 16777216
             runtime.max_temp_directory_size is not passed on to DataFusion: spill space is shared by all queries; set `engine.spill_limit`
             runtime.memory_limit is not passed on to DataFusion: memory is shared by all queries; set `engine.memory_limit`
             runtime.new is not passed on to DataFusion: what queries share is not DataFusion's to govern
@@ -307,8 +320,9 @@ mod tests {
         let own = ConfigOptions::new().entries();
         let runtime = datafusion::execution::runtime_env::RuntimeEnvBuilder::new().entries();
         let names: Vec<String> = own.into_iter().chain(runtime).filter_map(|entry| own_name(&entry.key)).collect();
-        for Owned { name, .. } in OWNED {
-            assert!(names.iter().any(|known| known == name || known.starts_with(name)), "{name}");
+        let bounded = AT_MOST.iter().map(|(name, _)| name);
+        for name in OWNED.iter().map(|owned| &owned.name).chain(bounded) {
+            assert!(names.iter().any(|known| known == name || known.starts_with(*name)), "{name}");
         }
         let open = names.iter().filter(|name| name.starts_with("runtime.") && Owned::find(name).is_none());
         assert_eq!(open.count(), 0, "all of the runtime is shared");

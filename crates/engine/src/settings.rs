@@ -17,6 +17,8 @@ use crate::options::Owned;
 
 /// The largest `batch_size` that is accepted, in rows.
 pub(crate) const BATCH_SIZE_MAX: usize = 1 << 20;
+/// The least memory that a session may leave its queries: what a scan of one small file needs.
+const QUERY_MEMORY_MIN: u64 = 1 << 20;
 
 /// The longest timeout that is accepted, a year: a point in time further ahead may be none that a clock has.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(31_557_600);
@@ -178,6 +180,9 @@ impl Defaults {
                 if bytes.0 > max {
                     return Err(format!("a session may take at most {}", ByteSize(max)));
                 }
+                if bytes.0 < QUERY_MEMORY_MIN {
+                    return Err(format!("is too small to run a query; give at least {}", ByteSize(QUERY_MEMORY_MIN)));
+                }
                 settings.query_memory_limit = bytes.0;
             }
             "result_cache" => {
@@ -319,6 +324,7 @@ mod tests {
             ("statement_timeout", "0"),
             ("query_memory_limit", "512MiB"),
             ("query_memory_limit", "2GiB"),
+            ("query_memory_limit", "1B"),
             ("updraft.result_cache", "off"),
             ("result_cache", "true"),
             ("result_cache", "maybe"),
@@ -355,6 +361,7 @@ mod tests {
             cannot set "statement_timeout" to '0': a session may take at most 30m
             query_memory_limit = 536870912B
             cannot set "query_memory_limit" to '2GiB': a session may take at most 1.0 GiB
+            cannot set "query_memory_limit" to '1B': is too small to run a query; give at least 1.0 MiB
             result_cache = off
             result_cache = on
             cannot set "result_cache" to 'maybe': give on or off

@@ -17,13 +17,13 @@ use futures::Stream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::info;
+use tracing::{info, warn};
 use updraft_auth::Principal;
 use updraft_catalog::Catalog;
 
 use crate::admission::{Admission, Lane, Limits, PerPrincipal};
 use crate::bridge::{self, Weight};
-use crate::config::Config;
+use crate::config::{Config, MEMORY_MIN};
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
 use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory};
@@ -111,8 +111,18 @@ impl Engine {
             .map_err(|error| Error::Invalid(format!("cannot start the CPU runtime: {error}")))?;
         let (memory_limit, source) = config.memory_bytes();
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
+        if memory_limit < MEMORY_MIN.0 {
+            return Err(Error::Invalid(format!(
+                "there is too little memory to run a query: {}, {source}; the smallest that works is {MEMORY_MIN}: \
+                 set engine.memory_limit, or give the server more",
+                ByteSize(memory_limit)
+            )));
+        }
+        if let Some(host) = memory::host_memory().filter(|host| memory_limit > *host) {
+            warn!(memory_limit = %ByteSize(memory_limit), host = %ByteSize(host), "engine.memory_limit is more than the host has");
+        }
         let spill = Spill::new(&config)?;
-        let template = state::template(&config, &catalog)?;
+        let template = state::template(&config, &catalog, memory_limit)?;
         let limits = Arc::new(PerPrincipal::limits(&config, cpu.threads(), memory_limit));
         let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
         let memory = Memory::new(config.memory_pool, memory_limit);

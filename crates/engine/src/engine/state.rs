@@ -20,6 +20,7 @@ use crate::config::{Config, SpillCompression};
 use crate::error::Error;
 use crate::fit::{self, Fit};
 use crate::footprint::Shape;
+use crate::growing;
 use crate::launch::Effort;
 use crate::memory::QueryMemory;
 use crate::settings::Settings;
@@ -31,11 +32,12 @@ const ROOM_MIN: u64 = 4;
 const SHARED_BUILD_ROWS: usize = 2 << 20;
 const SHARED_BUILD_BYTES: usize = 64 << 20;
 
-/// The state that is cloned for every query: building one anew costs more than most queries.
+/// The state that is cloned for every query: building one anew costs more than most queries. `memory_limit` is that of all
+/// queries, in bytes.
 ///
 /// # Errors
 /// What DataFusion says of an option it does not take.
-pub(super) fn template(config: &Config, catalog: &Catalog) -> Result<SessionState, Error> {
+pub(super) fn template(config: &Config, catalog: &Catalog, memory_limit: u64) -> Result<SessionState, Error> {
     let mut template = SessionStateBuilder::new()
         .with_config(session_config(config)?)
         .with_runtime_env(runtime_env(catalog)?)
@@ -43,6 +45,7 @@ pub(super) fn template(config: &Config, catalog: &Catalog) -> Result<SessionStat
         .with_physical_optimizer_rules(fit::rules())
         .build();
     follow_config(&mut template);
+    growing::bind(&mut template, config.query_memory_limit.map_or(memory_limit, |limit| limit.0.min(memory_limit)));
     Ok(template)
 }
 

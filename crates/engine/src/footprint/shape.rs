@@ -6,7 +6,7 @@ use datafusion::common::stats::Precision;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::source_as_provider;
 use datafusion::error::Result;
-use datafusion::logical_expr::{LogicalPlan, TableScan};
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
 
 use super::width::Widths;
 
@@ -25,8 +25,12 @@ const PASSING_ROWS: usize = 8;
 const BATCH_BYTES: u64 = 2 << 20;
 /// The same where rows are passed on to the client, to whom a message costs more than its rows.
 const PASSING_BATCH_BYTES: u64 = 4 << 20;
-/// The fewest rows that `fit_batch_size` gives: with fewer, the work per batch outweighs that per row.
+/// The fewest rows that `fit_batch_size` gives, as with fewer the work per batch outweighs that per row, unless they would be
+/// as large as this.
 const BATCH_ROWS_MIN: usize = 64;
+const LEAST_BATCH_BYTES: u64 = 16 << 20;
+/// A constant of fewer bytes is a value like any other.
+const LARGE_CONSTANT: usize = 1 << 10;
 /// The batch size at which the ladder ends.
 const LADDER_BATCH_ROWS: usize = 2048;
 
@@ -82,10 +86,21 @@ pub(crate) fn scan_size(plan: &LogicalPlan) -> Result<ScanSize> {
     })?;
     // Only now are the widths of all tables known.
     plan.apply_with_subqueries(|node| {
-        size.row_width = size.row_width.max(widths.row(node.schema().as_arrow()));
+        let row = widths.row(node.schema().as_arrow()).saturating_add(constants(node));
+        size.row_width = size.row_width.max(row);
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(size)
+}
+
+/// Bytes that the large constants among the columns of `node` take in each row.
+fn constants(node: &LogicalPlan) -> u64 {
+    let LogicalPlan::Projection(projection) = node else { return 0 };
+    let sizes = projection.expr.iter().map(|column| match column.clone().unalias() {
+        Expr::Literal(value, _) => value.size(),
+        _ => 0,
+    });
+    sizes.filter(|size| *size >= LARGE_CONSTANT).fold(0, |sum, size| sum.saturating_add(size as u64))
 }
 
 impl ScanSize {
@@ -161,7 +176,8 @@ impl ScanSize {
 fn fit_batch_size(row_width: u64, wanted: usize, bytes: u64) -> usize {
     let rows = usize::try_from(bytes / row_width.max(1)).unwrap_or(usize::MAX);
     let power = rows.checked_ilog2().map_or(1, |log| 1_usize << log);
-    power.max(BATCH_ROWS_MIN).min(wanted)
+    let least = usize::try_from(LEAST_BATCH_BYTES / row_width.max(1)).unwrap_or(usize::MAX).clamp(1, BATCH_ROWS_MIN);
+    power.max(least).min(wanted)
 }
 
 /// The shapes to try one after the other when a query does not fit, from `wanted` to the smallest there is.
@@ -212,9 +228,10 @@ mod tests {
             (257, 8192, 4096),
             (2_000, 8192, 1024),
             (8_000, 8192, 256),
-            (1 << 20, 8192, 64),
-            (u64::MAX, 8192, 64),
-            (u64::MAX, 8, 8),
+            (200_000, 8192, 64),
+            (1 << 20, 8192, 16),
+            (u64::MAX, 8192, 1),
+            (10_000, 8, 8),
             (1, 100, 100),
         ] {
             assert_eq!(fit_batch_size(width, wanted, BATCH_BYTES), expected, "{width} bytes, {wanted} rows");

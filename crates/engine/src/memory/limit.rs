@@ -16,8 +16,12 @@ const SHARE_OF_SMALL: f64 = 0.4;
 
 /// The limit to use when the config names none, in bytes, and where it comes from.
 pub(crate) fn default_limit() -> (u64, String) {
-    let host = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text));
-    derive(Cgroup::of_this_process().map(|group| group.limit), host)
+    derive(Cgroup::of_this_process().map(|group| group.limit), host_memory())
+}
+
+/// Bytes of memory that the host has; `None` where that is not told.
+pub(crate) fn host_memory() -> Option<u64> {
+    std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text))
 }
 
 fn derive(cgroup: Option<u64>, host: Option<u64>) -> (u64, String) {

@@ -26,7 +26,7 @@ use budget::Budget;
 pub(crate) use budget::{Claim, Reclaim};
 pub use guard::Allocator;
 pub(crate) use guard::{Guard, Load};
-pub(crate) use limit::default_limit;
+pub(crate) use limit::{default_limit, host_memory};
 use query::Source;
 pub(crate) use query::{Figures, QueryMemory};
 
