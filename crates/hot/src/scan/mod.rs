@@ -8,7 +8,8 @@
 //! - `segments`: the row groups of a table; `bounds`: what their footers say of them
 //! - `queue`: which partition takes which rows next
 //! - `rows`: columns in memory, cut to rows, filtered, put together; `codebook`: strings of files as codes
-//! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs
+//! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs; `routed`: by
+//!   joins of partitions
 //! - `access`: gets the rows of segments; `cold`: from their files; `unpruned`: floats in those; `stream`: one partition
 
 mod access;
@@ -19,6 +20,7 @@ mod dynamic;
 mod estimate;
 mod filter;
 mod queue;
+mod routed;
 mod rows;
 mod segments;
 mod source;
