@@ -72,7 +72,7 @@ impl Cold {
         let few = |share: f64| share * rows as f64 <= LOOKUP;
         let when = if late.is_some_and(few) {
             When::Behind
-        } else if rows.saturating_mul(needed.len()) <= SMALL {
+        } else if source.is_asked_again || rows.saturating_mul(needed.len()) <= SMALL {
             When::AtOnce
         } else {
             When::Paid

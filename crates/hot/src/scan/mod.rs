@@ -10,9 +10,11 @@
 //! - `rows`: columns in memory, cut to rows, filtered, put together; `codebook`: strings of files as codes
 //! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs; `routed`: by
 //!   joins of partitions
+//! - `again`: columns that one plan looks at twice
 //! - `access`: gets the rows of segments; `cold`: from their files; `unpruned`: floats in those; `stream`: one partition
 
 mod access;
+mod again;
 mod bounds;
 mod codebook;
 mod cold;
@@ -30,6 +32,7 @@ mod unpruned;
 #[cfg(test)]
 mod tests;
 
+pub use again::LoadOnce;
 pub use bounds::{Bounds, ColumnBounds};
 pub use cold::ByPages;
 pub use segments::Segments;

@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source::{DataSource, DataSourceExec};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::SessionContext;
 use tempfile::TempDir;
 
-use super::super::{HotSource, Outlook};
+use super::super::{HotSource, LoadOnce, Outlook};
 use super::table::{Table, answer, session, texts, write};
 use crate::cache::Cache;
 
@@ -169,6 +172,30 @@ async fn much_is_read_from_files_before_it_is_loaded() {
     cache.clear();
     assert_eq!(answer(&context, sql).await.expect("rows"), expected);
     assert_eq!(cache.used(), 0, "all is forgotten");
+}
+
+#[tokio::test]
+async fn what_a_plan_looks_at_twice_is_read_once() {
+    let (_folder, table) = table(100_000);
+    let cache = table.cache.as_ref().expect("a cache");
+    let context = context(&table, 2);
+    let first = "select count(v), sum(id) from t where s <> 'north'";
+    let twice = format!("{first} union all select count(s), sum(id + v) from t");
+    let once = format!("{first} union all select count(*), sum(id) from t");
+    for (sql, cold) in [(twice, [0, 0]), (once, [4, 0])] {
+        let plan = LoadOnce.optimize(plan(&context, &sql).await, &ConfigOptions::new()).expect("a plan");
+        let mut given = texts(&collect(plan.clone(), context.task_ctx()).await.expect("rows"));
+        given.sort();
+        let mut scans = Vec::new();
+        plan.apply(|node| {
+            scans.extend(node.is::<DataSourceExec>().then(|| counted(node, "segments_cold")));
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .expect("a walk");
+        assert_eq!(scans, cold, "{sql}");
+        assert_eq!(given, answer(&context, &format!("select * from ({sql}) order by 1, 2")).await.expect("rows"));
+        cache.clear();
+    }
 }
 
 #[tokio::test]
