@@ -286,7 +286,9 @@ impl DataSource for HotSource {
             // Nobody to share with: every so many segments are this partition's.
             None => Arc::new(self.queue(self.in_order().into_iter().skip(partition).step_by(self.partitions))),
         };
-        Ok(stream(Scan::new(self, &self.schema)?, queue, context, partition, &self.metrics))
+        let scan = Scan::new(self, &self.schema)?;
+        scan.begin(&queue);
+        Ok(stream(scan, queue, context, partition, &self.metrics))
     }
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {

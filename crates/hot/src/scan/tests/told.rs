@@ -109,6 +109,39 @@ async fn a_topk_leaves_out_row_groups_without_looking_at_them() {
 }
 
 #[tokio::test]
+async fn bytes_are_asked_for_when_a_scan_begins_and_not_when_its_rows_are() {
+    let (_folder, table) = table(100_000);
+    let context = context(&table, 1);
+    let asked = async |sql: &str| {
+        let source = source(&leaf(&plan(&context, sql).await));
+        let _rows = source.open(0, context.task_ctx()).expect("a scan");
+        std::mem::take(&mut *table.ahead.lock())
+    };
+    assert_eq!(asked("select v from t").await, [(0, 1), (1, 1), (0, 1), (1, 1)]);
+    assert_eq!(asked("select v from t limit 3").await, [], "it is not known where they are");
+    let join = "select t.v from (values (31234), (31239)) k(id) join t on t.id = k.id";
+    assert_eq!(asked(join).await, [(0, 0), (0, 1)], "the join may say where they are");
+    table.load(|_, column| column == 1).await;
+    assert_eq!(asked("select v from t").await, []);
+}
+
+#[tokio::test]
+async fn of_rows_that_are_all_over_a_column_it_is_asked_for_as_a_whole() {
+    let (_folder, mut table) = table(100_000);
+    table.late = true;
+    let context = context(&table, 1);
+    for (filter, columns) in [("v < -100", vec![0, 1]), ("v = -123456", vec![])] {
+        let source = source(&leaf(&plan(&context, &format!("select id from t where {filter}")).await));
+        let _rows = source.open(0, context.task_ctx()).expect("a scan");
+        let mut asked: Vec<u32> =
+            std::mem::take(&mut *table.ahead.lock()).into_iter().map(|(_, column)| column).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked, columns, "{filter}");
+    }
+}
+
+#[tokio::test]
 async fn a_join_tells_the_scan_what_it_wants() {
     let (_folder, table) = table(10_000);
     table.load(|_, _| true).await;
