@@ -30,8 +30,9 @@ const LOOKUP: f64 = 1024.0;
 const PAGE: usize = 20_000;
 /// When so many rows of each page pass, on average, hardly any page has none.
 const PASSING: f64 = 4.0;
-/// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone.
-const FEW: f64 = 32.0;
+/// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone. Of more, nearly
+/// every page has one and is decompressed for it, and to skip from one to the next takes longer than to decode them all.
+const FEW: f64 = 1000.0;
 
 /// With a file of a plan: the index of its pages will be looked at, so it is worth keeping with the footer.
 #[derive(Debug, Clone, Copy)]
