@@ -92,7 +92,7 @@ impl Listing {
     /// What the root itself is. A folder of an object store is there without being made.
     async fn stat(&self, root: &Arc<Root>) -> Result<Found, Error> {
         match &root.backend {
-            Backend::Local { path } => {
+            Backend::Local { path, .. } => {
                 let path = path.clone();
                 let found = self.blocking(move || stat_local(&path)).await?;
                 found.map_err(|e| local_error(root, "", e))
@@ -116,7 +116,7 @@ impl Listing {
     /// [`Self::level`] and [`Self::walk`]. On a local disk it costs one wait for another thread instead of two, and that
     /// for every statement.
     pub(crate) async fn look(&self, root: &Arc<Root>, deep: bool) -> Result<Looked, Error> {
-        if let (Backend::Local { path }, true) = (&root.backend, self.ttl.is_zero()) {
+        if let (Backend::Local { path, .. }, true) = (&root.backend, self.ttl.is_zero()) {
             let path = path.clone();
             let look = move || match stat_local(&path)? {
                 Found::File(file) => Ok(Looked::File(file)),
@@ -150,7 +150,7 @@ impl Listing {
         }
         let at = Instant::now();
         let level = match &root.backend {
-            Backend::Local { path } => {
+            Backend::Local { path, .. } => {
                 let (path, below) = (path.clone(), rel.to_owned());
                 let listed = self.blocking(move || list_local(&path, &below, deep)).await?;
                 listed.map_err(|e| local_error(root, rel, e))?

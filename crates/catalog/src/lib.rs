@@ -60,6 +60,7 @@ use datafusion::common::ResolvedTableReference;
 use datafusion::execution::object_store::ObjectStoreRegistry;
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use cache::{Cache, Lookups};
 pub use config::{Column, Compression, Config, Format, StoreConfig, TableConfig};
@@ -71,12 +72,12 @@ pub use stored::{Stored, StoredColumn};
 pub use table::stored;
 
 use ahead::Room;
-use definition::{Definition, Places};
+use definition::{Definition, Member, Places};
 use discover::{Candidate, candidates};
 use files::Listing;
 use footers::Footers;
 use snapshot::{Workshop, id_of};
-use stores::{Root, Stores};
+use stores::{Backend, Root, Stores};
 
 /// Name of the one catalog.
 pub const CATALOG: &str = "updraft";
@@ -87,6 +88,8 @@ pub const SCHEMA: &str = "public";
 const PREFETCH: u64 = 64 << 20;
 /// Tables of which the last snapshot is kept; at the bound all are dropped, and made anew when asked for.
 const TABLES_MAX: usize = 4096;
+/// Files of a table whose footers are read before it is asked for: more are too much for the threads that only move bytes.
+const BEGUN_FILES_MAX: usize = 32;
 
 /// Names to pinned table snapshots. Shared by all queries.
 #[derive(Debug)]
@@ -95,7 +98,7 @@ pub struct Catalog {
     tables: BTreeMap<Name, Definition>,
     views: BTreeMap<Name, String>,
     listing: Listing,
-    workshop: Workshop,
+    workshop: Arc<Workshop>,
     /// The last snapshot of each table, used again as long as its files are the same.
     current: Mutex<HashMap<Name, Arc<Slot>>>,
     /// The clients of the stores, which locations share.
@@ -110,6 +113,14 @@ struct Slot {
     snapshot: Mutex<Option<Arc<Snapshot>>>,
     /// Held while a snapshot is made, so that a hundred queries on a cold table read its footers once.
     making: tokio::sync::Mutex<()>,
+    /// The snapshot that was begun when the files were found to have changed.
+    begun: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl Slot {
+    fn kept(&self, id: SnapshotId) -> Option<Arc<Snapshot>> {
+        self.snapshot.lock().clone().filter(|snapshot| snapshot.id() == id)
+    }
 }
 
 /// What a name stands for.
@@ -196,14 +207,14 @@ impl Catalog {
             tables,
             views,
             listing: Listing::new(config.list_ttl, io.clone()),
-            workshop: Workshop {
+            workshop: Arc::new(Workshop {
                 io,
                 registry: Arc::default(),
                 room: Room::new(prefetch),
                 footers: Arc::new(Footers::new(budget / 2)),
                 facts: Cache::new(budget - budget / 2),
                 hot: None,
-            },
+            }),
             current: Mutex::default(),
             stores,
         };
@@ -213,7 +224,8 @@ impl Catalog {
 
     /// Keeps columns of Parquet tables in `cache`, and answers from it. For a catalog that has resolved nothing yet.
     pub fn with_hot(mut self, cache: Arc<updraft_hot::Cache>) -> Self {
-        self.workshop.hot = Some(cache);
+        let workshop = Arc::get_mut(&mut self.workshop);
+        workshop.expect("nothing was begun before anything was resolved").hot = Some(cache);
         self
     }
 
@@ -230,7 +242,7 @@ impl Catalog {
 
     /// What is kept of what is known about files.
     pub fn metadata(&self) -> MetadataStatistics {
-        let Workshop { footers, facts, .. } = &self.workshop;
+        let Workshop { footers, facts, .. } = self.workshop.as_ref();
         MetadataStatistics {
             limit_bytes: footers.budget() + facts.budget(),
             footers: footers.statistics(),
@@ -287,8 +299,10 @@ impl Catalog {
                 return Ok(Some(view_version(sql)));
             }
             let Some(definition) = self.definition(&key).await? else { return Ok(None) };
-            let (_, members) = definition.members(&self.listing).await?;
-            Ok(Some(Version::Table(id_of(&definition, &members))))
+            let (format, members) = definition.members(&self.listing).await?;
+            let id = id_of(&definition, &members);
+            self.begin(&key, id, definition, format, members);
+            Ok(Some(Version::Table(id)))
         });
         futures::future::try_join_all(each).await
     }
@@ -299,6 +313,31 @@ impl Catalog {
             Some(definition) => Some(Cow::Borrowed(definition)),
             None => self.discover(&key.0, &key.1).await?.map(Cow::Owned),
         })
+    }
+
+    /// Begins to read the footers of a remote table that has changed: who asked which version it has is about to plan anew,
+    /// and looks at its files once more before.
+    fn begin(&self, key: &Name, id: SnapshotId, definition: Cow<Definition>, format: Format, members: Vec<Member>) {
+        let Some(slot) = self.current.lock().get(key).cloned() else { return };
+        let is_known = slot.snapshot.lock().as_ref().is_none_or(|snapshot| snapshot.id() == id);
+        let is_remote = members.iter().any(|member| matches!(member.root.backend, Backend::Remote { .. }));
+        if is_known || !is_remote || members.len() > BEGUN_FILES_MAX {
+            return;
+        }
+        let (workshop, definition) = (self.workshop.clone(), definition.into_owned());
+        // Weak, as the slot holds the task.
+        let of = Arc::downgrade(&slot);
+        let work = async move {
+            let Some(slot) = of.upgrade() else { return };
+            let _making = slot.making.lock().await;
+            if slot.kept(id).is_none()
+                && let Ok(snapshot) = workshop.snapshot(&definition, format, members, BEGUN_FILES_MAX).await
+            {
+                // What is wrong with it is told to who resolves it.
+                *slot.snapshot.lock() = Some(Arc::new(snapshot));
+            }
+        };
+        *slot.begun.lock() = Some(AbortOnDropHandle::new(self.workshop.io.spawn(work)));
     }
 
     async fn relation(&self, schema: &str, name: &str, reads_max: usize) -> Result<Option<Relation>, Error> {
@@ -319,12 +358,11 @@ impl Catalog {
             }
             current.entry(key).or_default().clone()
         };
-        let kept = || slot.snapshot.lock().clone().filter(|snapshot| snapshot.id() == id);
-        if let Some(snapshot) = kept() {
+        if let Some(snapshot) = slot.kept(id) {
             return Ok(Some(Relation::Table(snapshot)));
         }
         let _making = slot.making.lock().await;
-        if let Some(snapshot) = kept() {
+        if let Some(snapshot) = slot.kept(id) {
             return Ok(Some(Relation::Table(snapshot)));
         }
         let snapshot = Arc::new(self.workshop.snapshot(&definition, format, members, reads_max).await?);

@@ -29,7 +29,7 @@ use url::Url;
 use crate::ahead::{Ahead, Piece, Room};
 use crate::error::Error;
 use crate::files::{Entry, local_entry};
-use crate::local::read_ranges;
+use crate::local::{held, read_ranges};
 use crate::remote::RemoteFile;
 use crate::stores::{Backend, Root};
 
@@ -170,6 +170,11 @@ impl PinnedStore {
     }
 
     async fn get_local(&self, file: &Arc<PinnedFile>, range: Range<u64>) -> object_store::Result<GetResultPayload> {
+        if range.end - range.start <= PIECE
+            && let Some(bytes) = held(file, std::slice::from_ref(&range)).await.pop()
+        {
+            return Ok(GetResultPayload::Stream(futures::stream::once(async { Ok(bytes) }).boxed()));
+        }
         let reading = Reading { file: file.clone(), table: self.table.clone(), at: range.start, end: range.end };
         // The first piece is read at once, so that a file that is gone fails here and not in the stream.
         let (first, rest) = self.piece(reading, None).await?;
@@ -238,8 +243,8 @@ fn read_piece(mut reading: Reading, handle: Option<File>) -> object_store::Resul
 
 pub(crate) fn local_path(file: &PinnedFile) -> std::path::PathBuf {
     match &file.root.backend {
-        Backend::Local { path } if file.id.entry.rel.is_empty() => path.clone(),
-        Backend::Local { path } => path.join(&file.id.entry.rel),
+        Backend::Local { path, .. } if file.id.entry.rel.is_empty() => path.clone(),
+        Backend::Local { path, .. } => path.join(&file.id.entry.rel),
         Backend::Remote { .. } => std::path::PathBuf::new(),
     }
 }
@@ -311,7 +316,7 @@ impl ObjectStore for PinnedStore {
         }
         match self.remote(file) {
             Some(remote) => self.read_remote(location, &remote, ranges).await,
-            None => read_ranges(&self.io, self.table.clone(), file, ranges).await,
+            None => read_ranges(&self.io, &self.table, file, ranges).await,
         }
     }
 

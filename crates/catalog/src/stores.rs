@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use object_store::aws::AmazonS3Builder;
 use object_store::azure::MicrosoftAzureBuilder;
@@ -34,7 +35,11 @@ pub(crate) struct Root {
 #[derive(Debug)]
 pub(crate) enum Backend {
     /// A folder or file of this machine, absolute.
-    Local { path: PathBuf },
+    Local {
+        path: PathBuf,
+        /// The file system does not say what the kernel holds of a file, as those of other machines do not.
+        mute: AtomicBool,
+    },
     /// Objects below a prefix.
     Remote {
         store: Arc<dyn ObjectStore>,
@@ -109,12 +114,12 @@ impl Stores {
     fn backend(&self, location: &str, opened: &mut Opened) -> Result<Backend, Error> {
         if !location.contains("://") {
             let path = std::path::absolute(location).map_err(|e| wrong(location, &format!("is not a path: {e}")))?;
-            return Ok(Backend::Local { path });
+            return Ok(Backend::Local { path, mute: AtomicBool::new(false) });
         }
         let url = Url::parse(location).map_err(|e| wrong(location, &format!("is not a URL: {e}")))?;
         if url.scheme() == "file" {
             let path = url.to_file_path().map_err(|()| wrong(location, "is not a path of this machine"))?;
-            return Ok(Backend::Local { path });
+            return Ok(Backend::Local { path, mute: AtomicBool::new(false) });
         }
         if !is_store_scheme(url.scheme()) {
             return Err(wrong(

@@ -13,6 +13,9 @@ static JEMALLOC: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 /// allocates batch after batch; short enough that memory is back a second after a query.
 const DECAY_MS: isize = 1_000;
 
+/// Blocks of this size and more have an arena of their own, which is made with the first of them.
+const LARGE_BYTES: usize = 8 << 20;
+
 /// jemalloc, as the engine asks it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Jemalloc;
@@ -20,6 +23,9 @@ pub(crate) struct Jemalloc;
 impl Jemalloc {
     /// Has freed pages given back in time, also by arenas that nobody uses any more.
     pub(crate) fn tune() -> Self {
+        // That arena gives pages back at once, and has to clear new ones for the next column chunk, unless it is told to
+        // wait when it is there.
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(LARGE_BYTES)));
         let tuned = background_thread::write(true)
             .and_then(|()| b"arenas.dirty_decay_ms\0".name().write(DECAY_MS))
             .and_then(|()| b"arenas.muzzy_decay_ms\0".name().write(0_isize))

@@ -128,6 +128,37 @@ async fn files_of_a_web_server_with_and_without_tags() {
     }
 }
 
+#[tokio::test]
+async fn footers_of_a_table_that_changed_are_on_their_way_before_it_is_resolved() {
+    let (server, address) = Server::default().start().await;
+    let file = |values: i64| {
+        let batch = datafusion::arrow::array::record_batch!(("a", Int64, [values, 2])).unwrap();
+        server.files.lock().insert("/d/1.parquet".into(), parquet_bytes(&batch, 10));
+        *server.etag.lock() = Some(format!("\"v{values}\""));
+    };
+    file(1);
+    let table = TableConfig { location: vec![format!("{address}/d/1.parquet")], ..TableConfig::default() };
+    let config = Config { tables: [("t".to_owned(), table)].into(), ..Config::default() };
+    let catalog = Catalog::open(config, Handle::current()).await.unwrap();
+    let first = snapshot(&catalog, "t").await.unwrap();
+    let asked = || server.requests.load(Ordering::Relaxed);
+    let before = asked();
+    let version = async || catalog.versions(&[name("public", "t")]).await.unwrap()[0];
+    assert_eq!(version().await, Some(Version::Table(first.id())));
+    assert_eq!(asked(), before + 1, "nothing has changed");
+    file(7);
+    let changed = version().await;
+    let mut waited = 0;
+    while asked() < before + 3 {
+        waited += 1;
+        assert!(waited < 500, "the footer is not asked for");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let second = snapshot(&catalog, "t").await.unwrap();
+    assert_eq!((changed, asked()), (Some(Version::Table(second.id())), before + 4), "its footer is read once");
+    assert_eq!(answer(&catalog, "SELECT a FROM t").await, ["7", "2"]);
+}
+
 fn bucket(address: &str) -> Config {
     let store = StoreConfig {
         url: "s3://bucket".into(),

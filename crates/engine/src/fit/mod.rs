@@ -92,5 +92,6 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(windows::ByPartition));
     rules.push(Arc::new(topk::FitTopK));
     rules.push(Arc::new(compact::Compact));
+    rules.push(Arc::new(updraft_hot::LoadOnce));
     rules
 }

@@ -27,8 +27,12 @@ const TOLERATED_SHARE: u64 = 20;
 const TOLERATED: u64 = 64 << 20;
 /// The share of a cgroup's limit that is left: above it a query is ended.
 const CGROUP_LEFT: u64 = 16;
-/// Free pages are given back when resident memory is this much above live memory, and at most this often.
+/// Free pages are given back when resident memory is this much above live memory, or one part in so many of the budget, and
+/// at most this often: a query that goes on has to be given new ones for them, and the allocator lets go of old ones itself.
 const PURGE_ABOVE: u64 = 96 << 20;
+const PURGE_SHARE: u64 = 16;
+/// The same when memory is short: before anybody has to suffer.
+const PURGE_ABOVE_SHORT: u64 = 48 << 20;
 const PURGE_EVERY: Duration = Duration::from_millis(200);
 /// All free pages are given back once nothing has run for this long.
 const REST: Duration = Duration::from_secs(1);
@@ -181,7 +185,8 @@ impl Guard {
         let over = queries.saturating_sub(limit);
         let too_near = |(used, limit): (u64, u64)| used.saturating_sub(limit - limit / CGROUP_LEFT);
         let too_near = reading.cgroup.map_or(0, too_near);
-        let purge = reading.resident > reading.allocated + PURGE_ABOVE;
+        let above = if over > 0 || too_near > 0 { PURGE_ABOVE_SHORT } else { PURGE_ABOVE.max(limit / PURGE_SHARE) };
+        let purge = reading.resident > reading.allocated + above;
         Verdict {
             unaccounted: queries.saturating_sub(held),
             reclaim: if purge { over } else { over.max(too_near) },
@@ -192,10 +197,13 @@ impl Guard {
     }
 }
 
-/// Resident memory of this process, in bytes.
+/// Resident memory of this process, in bytes, without the pages of files: those of the program itself are as many as free
+/// pages that are worth giving back, and no allocator can.
 fn resident() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let mut pages = statm.split_whitespace().skip(1).map(|pages| pages.parse().unwrap_or(0));
+    let (resident, of_files): (u64, u64) = (pages.next().unwrap_or(0), pages.next().unwrap_or(0));
+    let pages = resident.saturating_sub(of_files);
     // The page size of every platform this is served on; a wrong one would only purge too often.
     pages * 4096
 }
@@ -235,6 +243,9 @@ mod tests {
         assert_eq!(judge(1215, 1250, None, 1000), over);
         assert!(!judge(1214, 1250, None, 1000).end_largest);
         assert_eq!(judge(500, 700, None, 400), Verdict { purge: true, ..fine }, "free pages are given back");
+        assert_eq!(judge(500, 590, None, 400), fine, "not so few");
+        let short = Verdict { pause: true, purge: true, ..fine };
+        assert_eq!(judge(500, 590, Some((980, 1024)), 400), short, "unless memory is short");
         assert_eq!(judge(500, 520, Some((900, 1000)), 400), fine);
         let near = Verdict { reclaim: 20 * MIB, pause: true, end_largest: true, ..fine };
         assert_eq!(judge(500, 520, Some((980, 1024)), 400), near);

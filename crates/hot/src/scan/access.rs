@@ -8,6 +8,7 @@ use datafusion::error::Result;
 
 use super::cold::Cold;
 use super::filter::Conjuncts;
+use super::queue::Queue;
 use super::rows::{Output, Rows, Values};
 use super::source::HotSource;
 use crate::column::Column;
@@ -116,6 +117,19 @@ impl Scan {
             true => Some(Box::new(())),
             false => self.source.segments.file_of(segment).loader.ahead(&keys),
         }
+    }
+
+    /// Has bytes brought near of what `queue` will give first, before anybody asks for rows: another side of a join may be
+    /// read until then.
+    pub(super) fn begin(&self, queue: &Queue) {
+        // Filters that come from there may leave out others than the first of each partition.
+        let most = if self.source.dynamic.is_empty() { usize::MAX } else { 1 };
+        let mut asked = 0;
+        queue.look_ahead(|segment| {
+            asked += 1;
+            let is_absent = || self.keys(segment).1.iter().any(|key| self.source.cache.peek(key).is_none());
+            if asked <= most && is_absent() { self.ahead(segment) } else { None }
+        });
     }
 
     /// The rows of a segment of which it is not known that they do not pass, `Some(None)` = no such row, if all that is

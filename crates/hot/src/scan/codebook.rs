@@ -17,6 +17,10 @@ const INLINE_MAX: u32 = 12;
 /// Strings after which a book begins anew. Each batch that has a new one makes the dictionary anew, and who gets it looks at all
 /// of it again: of more values than this, those of the batch alone are fewer.
 const VALUES_MAX: usize = 4096;
+/// Views of a batch that are found without looking for them.
+const AT_HAND: usize = 256;
+/// No view of a string: it would be longer than any.
+const NO_VIEW: u128 = u128::MAX;
 
 /// The strings of one column that a partition has met, by their codes.
 #[derive(Debug, Default)]
@@ -41,16 +45,17 @@ impl Codebook {
         }
         self.of_batch.clear();
         let nulls = strings.nulls().filter(|nulls| nulls.null_count() > 0);
-        let mut last: Option<(u128, u32)> = None;
-        let codes = strings.views().iter().enumerate().map(|(row, view)| match last {
-            Some((same, code)) if same == *view => code,
+        let mut at_hand = [(NO_VIEW, 0); AT_HAND];
+        let codes = strings.views().iter().enumerate().map(|(row, view)| {
             // What is under a NULL may be anything.
-            _ if nulls.is_some_and(|nulls| nulls.is_null(row)) => 0,
-            _ => {
-                let code = self.code(strings, row, *view);
-                last = Some((*view, code));
-                code
+            if nulls.is_some_and(|nulls| nulls.is_null(row)) {
+                return 0;
             }
+            let place = &mut at_hand[place(*view)];
+            if place.0 != *view {
+                *place = (*view, self.code(strings, row, *view));
+            }
+            place.1
         });
         let codes = codes.collect::<Vec<u32>>();
         let values = self.dictionary.get_or_insert_with(|| Arc::new(self.values.finish_cloned())).clone();
@@ -82,6 +87,12 @@ impl Codebook {
         }
         code
     }
+}
+
+/// Where a view is at hand: few of those of one batch have the same place.
+fn place(view: u128) -> usize {
+    let mixed = (view as u64 ^ (view >> 64) as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    (mixed >> (u64::BITS - AT_HAND.ilog2())) as usize
 }
 
 #[cfg(test)]

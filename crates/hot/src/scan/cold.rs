@@ -28,8 +28,11 @@ const OPENING: usize = 64 << 10;
 const LOOKUP: f64 = 1024.0;
 /// Rows of a page, as most writers make them. A page is decoded for one row of it.
 const PAGE: usize = 20_000;
-/// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone.
-const FEW: f64 = 32.0;
+/// When so many rows of each page pass, on average, hardly any page has none.
+const PASSING: f64 = 4.0;
+/// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone. Of more, nearly
+/// every page has one and is decompressed for it, and to skip from one to the next takes longer than to decode them all.
+const FEW: f64 = 1000.0;
 
 /// With a file of a plan: the index of its pages will be looked at, so it is worth keeping with the footer.
 #[derive(Debug, Clone, Copy)]
@@ -43,6 +46,8 @@ pub(super) struct Cold {
     limit: Option<usize>,
     /// The reader looks at the columns of filters first, and at the others where rows pass.
     pub(super) is_late: bool,
+    /// Though late, nearly every page has a row that passes.
+    is_all_over: bool,
     /// For each needed column whether a filter names it.
     in_filter: Vec<bool>,
     pub(super) when: When,
@@ -72,11 +77,13 @@ impl Cold {
         let few = |share: f64| share * rows as f64 <= LOOKUP;
         let when = if late.is_some_and(few) {
             When::Behind
-        } else if rows.saturating_mul(needed.len()) <= SMALL {
+        } else if source.is_asked_again || rows.saturating_mul(needed.len()) <= SMALL {
             When::AtOnce
         } else {
             When::Paid
         };
+        // As if they were anywhere. Where they are not, most row groups are left out before they are read.
+        let is_all_over = late.is_some_and(|share| share * PAGE as f64 >= PASSING);
         let mut file = source.base.file_source().clone();
         let is_filtered = !filters.is_empty();
         if let Some(parquet) = file.downcast_ref::<ParquetSource>().filter(|_| is_filtered) {
@@ -89,7 +96,7 @@ impl Cold {
         let file = file.try_pushdown_projection(&columns)?.unwrap_or(file);
         // With a filter it is not known how many rows it takes to find those that are wanted.
         let limit = source.fetch.filter(|_| source.filters.is_empty() && source.dynamic.is_empty());
-        Ok(Self { source: file, is_filtered, limit, is_late, in_filter, when })
+        Ok(Self { source: file, is_filtered, limit, is_late, is_all_over, in_filter, when })
     }
 
     /// The needed columns of a segment, as its file has them, by the scan there would be without the cache: all rows that
@@ -118,9 +125,9 @@ impl Cold {
         config.open(0, context.clone())
     }
 
-    /// Whether all rows of a segment are read of a needed column, by its place among those, and not only some pages.
+    /// Whether the whole of a needed column is read of a segment, by its place among those, and not only some pages.
     pub(super) fn reads_whole(&self, source: &HotSource, segment: u32, place: usize) -> bool {
-        !self.is_late || (self.in_filter[place] && !source.segments.is_indexed(segment))
+        !self.is_late || self.is_all_over || (self.in_filter[place] && !source.segments.is_indexed(segment))
     }
 
     /// The share of a segment that was read when `given` of its rows were.

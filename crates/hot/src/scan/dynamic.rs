@@ -17,6 +17,7 @@ use datafusion::physical_expr_common::physical_expr::snapshot_physical_expr;
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 
 use super::filter::{Conjunct, narrowed};
+use super::routed::together;
 use super::rows::Rows;
 
 /// A filter that lets more of a block pass is hardly worth asking.
@@ -72,7 +73,8 @@ impl Dynamic {
             let literal = expr.downcast_ref::<Literal>().map(Literal::value);
             matches!(literal, Some(ScalarValue::Boolean(Some(true))))
         };
-        let parts: Vec<_> = split_conjunction(&filter).into_iter().filter(|part| !is_true(part)).cloned().collect();
+        let parts = split_conjunction(&filter).into_iter().flat_map(|part| together(part, &self.table));
+        let parts: Vec<_> = parts.filter(|part| !is_true(part)).collect();
         if parts.is_empty() {
             return;
         }

@@ -8,10 +8,13 @@
 //! - `segments`: the row groups of a table; `bounds`: what their footers say of them
 //! - `queue`: which partition takes which rows next
 //! - `rows`: columns in memory, cut to rows, filtered, put together; `codebook`: strings of files as codes
-//! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs
+//! - `filter`: predicates, one after the other; `dynamic`: those that other operators make while the query runs; `routed`: by
+//!   joins of partitions
+//! - `again`: columns that one plan looks at twice
 //! - `access`: gets the rows of segments; `cold`: from their files; `unpruned`: floats in those; `stream`: one partition
 
 mod access;
+mod again;
 mod bounds;
 mod codebook;
 mod cold;
@@ -19,6 +22,7 @@ mod dynamic;
 mod estimate;
 mod filter;
 mod queue;
+mod routed;
 mod rows;
 mod segments;
 mod source;
@@ -28,6 +32,7 @@ mod unpruned;
 #[cfg(test)]
 mod tests;
 
+pub use again::LoadOnce;
 pub use bounds::{Bounds, ColumnBounds};
 pub use cold::ByPages;
 pub use segments::Segments;

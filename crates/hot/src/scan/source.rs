@@ -73,6 +73,8 @@ pub struct HotSource {
     /// Those that other operators make while they run, over the columns of the table.
     pub(super) dynamic: Vec<Arc<dyn PhysicalExpr>>,
     pub(super) fetch: Option<usize>,
+    /// Another scan of the plan looks at most of its columns too.
+    pub(super) is_asked_again: bool,
     /// The column by which a TopK above sorts, and whether it wants the largest.
     promise: Option<(usize, bool)>,
     metrics: ExecutionPlanMetricsSet,
@@ -110,6 +112,7 @@ impl HotSource {
             filters: Vec::new(),
             dynamic: Vec::new(),
             fetch: None,
+            is_asked_again: false,
             promise: None,
             metrics: ExecutionPlanMetricsSet::new(),
             segments,
@@ -149,6 +152,16 @@ impl HotSource {
             coded[*column] = true;
         }
         self.projected(self.projection.clone(), coded).ok()
+    }
+
+    /// The same scan, of whose columns another scan of the plan looks at most too.
+    pub(super) fn asked_again(&self) -> Self {
+        Self { is_asked_again: true, ..self.fresh() }
+    }
+
+    /// Whether both read the same version of the same table.
+    pub(super) fn is_of_table(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.segments, &other.segments)
     }
 
     /// The scan of files that there would be without the cache: of all columns, without filter or limit.
@@ -273,7 +286,9 @@ impl DataSource for HotSource {
             // Nobody to share with: every so many segments are this partition's.
             None => Arc::new(self.queue(self.in_order().into_iter().skip(partition).step_by(self.partitions))),
         };
-        Ok(stream(Scan::new(self, &self.schema)?, queue, context, partition, &self.metrics))
+        let scan = Scan::new(self, &self.schema)?;
+        scan.begin(&queue);
+        Ok(stream(scan, queue, context, partition, &self.metrics))
     }
 
     fn create_sibling_state(&self, config: &ConfigOptions) -> Option<Arc<dyn Any + Send + Sync>> {

@@ -188,8 +188,7 @@ impl Reader {
                 }
                 // Kept until the rows are there.
                 let asked = match asked {
-                    // Of a segment that is read late, a few pages may be all that is wanted.
-                    None if !self.scan.cold()?.is_late => self.scan.ahead(segment),
+                    None => self.scan.ahead(segment),
                     asked => asked,
                 };
                 self.queue.look_ahead(|next| self.scan.ahead(next));

@@ -25,10 +25,11 @@ use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use datafusion::parquet::file::properties::WriterProperties;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
+use parking_lot::Mutex;
 
 use super::super::{Bounds, HotSource, Segments};
 use crate::cache::{Cache, When};
-use crate::file::{File, Load, Size};
+use crate::file::{Asked, File, Load, Size};
 use crate::key::{ColumnKey, FileKey};
 
 /// A table of Parquet files.
@@ -42,7 +43,12 @@ pub(super) struct Table {
     pub(super) cache: Option<Arc<Cache>>,
     /// Files are read with the filters in the reader, whatever they are.
     pub(super) late: bool,
+    /// What was asked for ahead: row groups and columns.
+    pub(super) ahead: Ahead,
 }
+
+/// Row group and column, of any file.
+type Ahead = Arc<Mutex<Vec<(u32, u32)>>>;
 
 /// Writes `batches`, each as a row group.
 pub(super) fn write(path: &Path, batches: &[RecordBatch]) {
@@ -62,7 +68,7 @@ impl Table {
         let columns = Arc::new(columns.clone());
         let schema =
             TableSchema::builder(columns.clone()).with_table_partition_cols(partitions.fields().clone()).build();
-        let (mut pinned, mut all) = (Vec::new(), Vec::new());
+        let (mut pinned, mut all, ahead) = (Vec::new(), Vec::new(), Ahead::default());
         for (path, values) in files {
             let reader = ParquetRecordBatchReaderBuilder::try_new(DiskFile::open(path).expect("open")).expect("footer");
             let own = Arc::new(transform_schema_to_view(reader.schema()));
@@ -78,7 +84,7 @@ impl Table {
                     key: FileKey::new(path.to_string_lossy()),
                     rows: footer.row_groups().iter().map(|group| group.num_rows() as u64).collect(),
                     columns: columns.fields().iter().map(|field| place(field).map(|at| at as u32)).collect(),
-                    loader: Arc::new(Disk(path.to_path_buf())),
+                    loader: Arc::new(Disk { path: path.to_path_buf(), ahead: ahead.clone() }),
                 });
             file.partition_values = values.clone();
             all.push(statistics);
@@ -86,7 +92,7 @@ impl Table {
         }
         let statistics = Statistics::try_merge_iter(&all, schema.table_schema()).expect("merge");
         let segments = Segments::new(schema.table_schema().clone(), pinned.clone()).expect("all are known");
-        Self { schema, files: pinned, statistics, segments: Arc::new(segments), cache: None, late: false }
+        Self { schema, files: pinned, statistics, segments: Arc::new(segments), cache: None, late: false, ahead }
     }
 
     pub(super) fn with_cache(&self, cache: &Arc<Cache>) -> Self {
@@ -125,7 +131,10 @@ impl Table {
 
 /// Reads a file from disk.
 #[derive(Debug)]
-struct Disk(std::path::PathBuf);
+struct Disk {
+    path: std::path::PathBuf,
+    ahead: Ahead,
+}
 
 #[async_trait]
 impl Load for Disk {
@@ -134,11 +143,16 @@ impl Load for Disk {
     }
 
     async fn load(&self, key: &ColumnKey) -> Result<ArrayRef> {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(DiskFile::open(&self.0)?)?;
+        let reader = ParquetRecordBatchReaderBuilder::try_new(DiskFile::open(&self.path)?)?;
         let reader = reader.with_row_groups(vec![key.segment.row_group as usize]).build()?;
         let batches = reader.collect::<std::result::Result<Vec<_>, _>>()?;
         let columns: Vec<_> = batches.iter().map(|batch| batch.column(key.column as usize).as_ref()).collect();
         Ok(cast(&concat(&columns)?, &key.data_type)?)
+    }
+
+    fn ahead(&self, keys: &[ColumnKey]) -> Option<Asked> {
+        self.ahead.lock().extend(keys.iter().map(|key| (key.segment.row_group, key.column)));
+        Some(Box::new(()))
     }
 }
 

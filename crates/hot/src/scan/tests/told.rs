@@ -5,13 +5,16 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
+use datafusion::common::config::ConfigOptions;
 use datafusion::common::stats::Precision;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::source::{DataSource, DataSourceExec};
+use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::{ExecutionPlan, collect, displayable};
 use datafusion::prelude::SessionContext;
 use tempfile::TempDir;
 
-use super::super::{HotSource, Outlook};
+use super::super::{HotSource, LoadOnce, Outlook};
 use super::table::{Table, answer, session, texts, write};
 use crate::cache::Cache;
 
@@ -106,6 +109,39 @@ async fn a_topk_leaves_out_row_groups_without_looking_at_them() {
 }
 
 #[tokio::test]
+async fn bytes_are_asked_for_when_a_scan_begins_and_not_when_its_rows_are() {
+    let (_folder, table) = table(100_000);
+    let context = context(&table, 1);
+    let asked = async |sql: &str| {
+        let source = source(&leaf(&plan(&context, sql).await));
+        let _rows = source.open(0, context.task_ctx()).expect("a scan");
+        std::mem::take(&mut *table.ahead.lock())
+    };
+    assert_eq!(asked("select v from t").await, [(0, 1), (1, 1), (0, 1), (1, 1)]);
+    assert_eq!(asked("select v from t limit 3").await, [], "it is not known where they are");
+    let join = "select t.v from (values (31234), (31239)) k(id) join t on t.id = k.id";
+    assert_eq!(asked(join).await, [(0, 0), (0, 1)], "the join may say where they are");
+    table.load(|_, column| column == 1).await;
+    assert_eq!(asked("select v from t").await, []);
+}
+
+#[tokio::test]
+async fn of_rows_that_are_all_over_a_column_it_is_asked_for_as_a_whole() {
+    let (_folder, mut table) = table(100_000);
+    table.late = true;
+    let context = context(&table, 1);
+    for (filter, columns) in [("v < -100", vec![0, 1]), ("v = -123456", vec![])] {
+        let source = source(&leaf(&plan(&context, &format!("select id from t where {filter}")).await));
+        let _rows = source.open(0, context.task_ctx()).expect("a scan");
+        let mut asked: Vec<u32> =
+            std::mem::take(&mut *table.ahead.lock()).into_iter().map(|(_, column)| column).collect();
+        asked.sort_unstable();
+        asked.dedup();
+        assert_eq!(asked, columns, "{filter}");
+    }
+}
+
+#[tokio::test]
 async fn a_join_tells_the_scan_what_it_wants() {
     let (_folder, table) = table(10_000);
     table.load(|_, _| true).await;
@@ -169,6 +205,30 @@ async fn much_is_read_from_files_before_it_is_loaded() {
     cache.clear();
     assert_eq!(answer(&context, sql).await.expect("rows"), expected);
     assert_eq!(cache.used(), 0, "all is forgotten");
+}
+
+#[tokio::test]
+async fn what_a_plan_looks_at_twice_is_read_once() {
+    let (_folder, table) = table(100_000);
+    let cache = table.cache.as_ref().expect("a cache");
+    let context = context(&table, 2);
+    let first = "select count(v), sum(id) from t where s <> 'north'";
+    let twice = format!("{first} union all select count(s), sum(id + v) from t");
+    let once = format!("{first} union all select count(*), sum(id) from t");
+    for (sql, cold) in [(twice, [0, 0]), (once, [4, 0])] {
+        let plan = LoadOnce.optimize(plan(&context, &sql).await, &ConfigOptions::new()).expect("a plan");
+        let mut given = texts(&collect(plan.clone(), context.task_ctx()).await.expect("rows"));
+        given.sort();
+        let mut scans = Vec::new();
+        plan.apply(|node| {
+            scans.extend(node.is::<DataSourceExec>().then(|| counted(node, "segments_cold")));
+            Ok(TreeNodeRecursion::Continue)
+        })
+        .expect("a walk");
+        assert_eq!(scans, cold, "{sql}");
+        assert_eq!(given, answer(&context, &format!("select * from ({sql}) order by 1, 2")).await.expect("rows"));
+        cache.clear();
+    }
 }
 
 #[tokio::test]
