@@ -122,7 +122,10 @@ impl Engine {
             ..RuntimeEnv::clone(self.template.runtime_env())
         };
         let mut config = config.clone();
-        if sort_reservation < config.options().execution.sort_spill_reservation_bytes {
+        let configured = config.options().execution.sort_spill_reservation_bytes;
+        // Without any, our pool could not tell a sort that gathers rows from one that merges them.
+        let sort_reservation = sort_reservation.min(configured).max(1);
+        if sort_reservation != configured {
             config.options_mut().execution.sort_spill_reservation_bytes = sort_reservation;
         }
         let session = self.template.session_id().to_owned();

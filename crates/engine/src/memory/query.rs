@@ -94,6 +94,9 @@ struct State {
 struct Consumer {
     name: String,
     usage: Usage,
+    /// Of a sort: the consumer that has memory set aside for its merge while it gathers rows, and not a byte when it begins
+    /// to hand them on.
+    merge: Option<usize>,
 }
 
 /// What an operator has.
@@ -230,6 +233,22 @@ impl State {
     fn usage(&self, id: usize) -> Option<Usage> {
         self.consumers.get(&id).map(|consumer| consumer.usage)
     }
+
+    /// The sort for whose merge a consumer of this name and id is: it registered just before.
+    fn sort_of(&mut self, merge: &str, id: usize) -> Option<&mut Consumer> {
+        let partition = merge.strip_prefix("ExternalSorterMerge")?;
+        let is_its = |name: &str| name.strip_prefix("ExternalSorter").is_some_and(|rest| rest == partition);
+        let before = self.consumers.iter_mut().filter(|(sort, _)| **sort < id);
+        let free = before.filter(|(_, sort)| sort.merge.is_none() && is_its(&sort.name));
+        free.max_by_key(|(sort, _)| **sort).map(|(_, sort)| sort)
+    }
+
+    /// Whether the consumer `id`, whose `reservation` asks for more, makes or merges sorted runs: then it has nothing to
+    /// spill, and fails when it is refused. Each run has a part of what the sort has.
+    fn hands_on(&self, id: usize, reservation: &MemoryReservation) -> bool {
+        let Some(Consumer { merge: Some(merge), usage, .. }) = self.consumers.get(&id) else { return false };
+        (reservation.size() as u64) < usage.said || self.usage(*merge).is_none_or(|merge| merge.said == 0)
+    }
 }
 
 impl fmt::Display for QueryMemory {
@@ -254,7 +273,11 @@ impl MemoryPool for QueryMemory {
         // An exchange holds little, and what it spills it reads back one batch at a time: it goes last.
         let can_spill = consumer.can_spill() && !consumer.name().starts_with("RepartitionExec[");
         let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false, spills: None };
-        self.state.lock().consumers.insert(consumer.id(), Consumer { name: consumer.name().to_owned(), usage });
+        let mut state = self.state.lock();
+        if let Some(sort) = state.sort_of(consumer.name(), consumer.id()) {
+            sort.merge = Some(consumer.id());
+        }
+        state.consumers.insert(consumer.id(), Consumer { name: consumer.name().to_owned(), usage, merge: None });
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
@@ -299,7 +322,7 @@ impl MemoryPool for QueryMemory {
         } else {
             match &self.source {
                 Source::Budget(grant) => {
-                    let gives_way = before.gives_way(after);
+                    let gives_way = before.gives_way(after) && !state.hands_on(id, reservation);
                     let fair = if gives_way { self.fair(&state, before, after) } else { Ok(()) };
                     fair.and_then(|()| grant.hold(used, gives_way).map_err(|refusal| refusal.to_string()))
                 }
@@ -452,6 +475,27 @@ mod tests {
         other.try_grow(790).expect("what was spilled");
         sort.try_grow(1).expect("its next batch, although not all of the last is gone");
         assert!(sort.try_grow(100).is_err(), "from now on it gives way again");
+    }
+
+    #[test]
+    fn a_sort_that_hands_on_its_rows_is_not_told_to_spill() {
+        let budget = Budget::new(1200);
+        let (_memory, pool) = query(&budget, 0, 1000);
+        let register = |name: &str| MemoryConsumer::new(name).with_can_spill(!name.contains("Merge")).register(&pool);
+        let (mut sort, merge) = (register("ExternalSorter[0]"), register("ExternalSorterMerge[0]"));
+        let (other, others_merge) = (register("ExternalSorter[0]"), register("ExternalSorterMerge[0]"));
+        for merge in [&merge, &others_merge] {
+            merge.try_grow(10).expect("what is set aside");
+        }
+        sort.try_grow(400).expect("more than its half");
+        other.try_grow(380).expect("the rest of four fifths");
+        merge.free();
+        sort.try_grow(5).expect("its rows are in one piece now, and a little larger");
+        let run = sort.split(100);
+        merge.try_grow(20).expect("rows in sortable form");
+        run.try_grow(5).expect("another run, which is sorted meanwhile");
+        drop(run);
+        assert!(sort.try_grow(100).is_err(), "it gathers again");
     }
 
     #[test]
