@@ -94,7 +94,10 @@ def promises(results):
 def cell(target, result):
     if "death" in result["figures"]:
         return "*missed*: the server died"
-    value = target.value(result["figures"])
+    try:
+        value = target.value(result["figures"])
+    except KeyError:  # It was made before this was measured.
+        return "-"
     return {"aim": f"**{value}**", "must": value, "missed": f"*missed*: {value}"}[target.level(result["figures"])]
 
 
@@ -172,17 +175,17 @@ def idle(results):
     names = [pool for pool in pools(results, "idle") if "own" in results["idle", pool]["figures"]]
     if not names:
         return ""
-    marks = {"fresh": "after its start", "idle": "after three statements", "after": "10 s after the load"}
+    marks = {"fresh": "after its start", "idle": "after three statements", "after": "10 s after the load", "again": "10 s after the same load once more"}
     rows = []
     for pool in names:
         figures = results["idle", pool]["figures"]
-        for mark, name in marks.items():
-            own = figures["own"][mark]
-            rows.append([pool, name, mib(figures[mark]), mib(own), mib(figures[mark] - own)])
+        for mark, own in figures["own"].items():
+            rows.append([pool, marks[mark], mib(figures[mark]), mib(own), mib(figures[mark] - own)])
     text = """## Memory after load
 
 Resident memory of a server that keeps neither plans nor tables, which are there to stay, before and after 200 random heavy queries by
-eight clients. Pages of the program stay once they ran, until the system wants them for something else.
+eight clients. Pages of the program stay once they ran, until the system wants them for something else; the allocator keeps what it
+needs to account for as much memory as there was at a time.
 
 """
     return text + table(["pool", "when", "resident", "of it its own", "of it pages of the program"], rows) + "\n" + made_by(results, "idle")
