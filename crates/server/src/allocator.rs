@@ -2,6 +2,8 @@
 //!
 //! jemalloc, because it gives freed pages back after a time that can be set, and because it counts: the
 //! engine's memory guard compares what queries have reserved with what is really there.
+//!
+//! How many arenas there are and what threads keep is compiled in, by `.cargo/config.toml`: the rest can be set while it runs.
 
 use tikv_jemalloc_ctl::{Access, AsName, arenas, background_thread, epoch, stats};
 use tracing::warn;
