@@ -16,7 +16,7 @@
 //! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
 //!   before it is needed, `follow` for a scan that does not say what that is
 //! - `pinned`: the store that serves only what was pinned; `local`: ranges of files on disk; `error`: what goes wrong, by kind
-//! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
+//! - `table`: the provider; `footers`, `named`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
 mod ahead;
@@ -34,6 +34,7 @@ mod hot;
 mod ipc;
 mod local;
 mod metadata;
+mod named;
 mod partitions;
 mod pinned;
 mod ranges;

@@ -270,6 +270,33 @@ async fn a_broken_file_is_named_and_the_cache_stays_whole() {
 }
 
 #[tokio::test]
+async fn a_broken_file_is_named_once_however_it_is_read() {
+    let f = Fixture::new();
+    let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000_000));
+    let batch = RecordBatch::try_from_iter([("a", rows.clone()), ("b", rows)]).unwrap();
+    f.write("broken/1.parquet", parquet_bytes(&batch.slice(0, 1000), 1000));
+    let mut bytes = parquet_bytes(&batch, 1_000_000);
+    bytes[4..1000].fill(0xff);
+    f.write("broken/2.parquet", bytes);
+    for room in [None, Some(0), Some(ROOM)] {
+        let catalog = f.open().await;
+        let catalog = room.into_iter().fold(catalog, |catalog, room| catalog.with_hot(Cache::new(room)));
+        for sql in ["SELECT * FROM broken", "SELECT sum(a) FROM broken", "SELECT b FROM broken WHERE a = 999999"] {
+            // The second time it is loaded.
+            for _ in 0..2 {
+                let (kind, text) = failure(&catalog, sql).await;
+                assert_eq!(kind, Some(ErrorKind::Corrupt), "{room:?} {sql}: {text}");
+                assert_eq!(text.matches("2.parquet").count(), 1, "{room:?} {sql}: {text}");
+                assert_eq!(text.matches("public.broken").count(), 1, "{room:?} {sql}: {text}");
+            }
+        }
+        // What is wrong with a query is no fault of a file.
+        let (kind, text) = failure(&catalog, "SELECT b / (a - 3) FROM broken WHERE a < 10 LIMIT 5").await;
+        assert_eq!(kind, None, "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_preload_that_cannot_fit_says_what_it_needs() {
     let f = Fixture::new();
     let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..100_000));
