@@ -308,7 +308,10 @@ impl Catalog {
             return Ok(Some(Relation::View { sql: sql.clone() }));
         }
         let Some(definition) = self.definition(&key).await? else {
-            self.current.lock().remove(&key);
+            let gone = self.current.lock().remove(&key);
+            if let Some(last) = gone.and_then(|slot| slot.snapshot.lock().take()) {
+                last.end(None);
+            }
             return Ok(None);
         };
         let (format, members) = definition.members(&self.listing).await?;
@@ -329,7 +332,10 @@ impl Catalog {
             return Ok(Some(Relation::Table(snapshot)));
         }
         let snapshot = Arc::new(self.workshop.snapshot(&definition, format, members, reads_max).await?);
-        *slot.snapshot.lock() = Some(snapshot.clone());
+        let before = slot.snapshot.lock().replace(snapshot.clone());
+        if let Some(before) = before {
+            before.end(Some(&snapshot));
+        }
         Ok(Some(Relation::Table(snapshot)))
     }
 
