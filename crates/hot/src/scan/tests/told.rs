@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use datafusion::arrow::array::{Array, AsArray, Int64Array, RecordBatch, StringViewArray};
+use datafusion::arrow::array::{Array, AsArray, Float64Array, Int64Array, RecordBatch, StringViewArray};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, UInt32Type};
 use datafusion::common::stats::Precision;
 use datafusion::datasource::source::{DataSource, DataSourceExec};
@@ -12,7 +12,7 @@ use datafusion::prelude::SessionContext;
 use tempfile::TempDir;
 
 use super::super::{HotSource, Outlook};
-use super::table::{Table, answer, session, texts, write};
+use super::table::{Table, answer, in_memory, session, texts, write};
 use crate::cache::Cache;
 
 /// Two files of two row groups of `rows` rows: `id` ascends through all, `v` descends, `s` has three values.
@@ -327,4 +327,51 @@ async fn how_many_rows_pass_is_known_from_some_of_them() {
     table.load(|_, _| true).await;
     let sampled = rows(&table).await;
     assert!((44_000..=52_000).contains(&sampled), "{sampled} in place of 48,000");
+}
+
+#[tokio::test]
+async fn the_extremes_of_floats_are_known_once_all_are_in_memory() {
+    let schema = Schema::new(vec![
+        Field::new("f", DataType::Float64, true),
+        Field::new("zero", DataType::Float64, true),
+        Field::new("nan", DataType::Float64, true),
+        Field::new("none", DataType::Float64, true),
+    ]);
+    let batch = |rows: [[Option<f64>; 3]; 3]| {
+        let column = |at: usize| Arc::new(rows.iter().map(|row| row[at]).collect::<Float64Array>()) as Arc<dyn Array>;
+        let none = Arc::new(Float64Array::new_null(3));
+        RecordBatch::try_new(Arc::new(schema.clone()), vec![column(0), column(1), column(2), none]).expect("a batch")
+    };
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.parquet");
+    let first =
+        [[Some(1.5), Some(0.0), Some(f64::NAN)], [None, Some(0.0), Some(1.0)], [Some(f64::INFINITY), None, None]];
+    let second = [[Some(-7.25), Some(-0.0), Some(1.0)], [Some(2.0), Some(-1.0), None], [Some(3.0), None, None]];
+    write(&path, &[batch(first), batch(second)]);
+    let table = Table::new(&schema, &Schema::empty(), &[(&path, vec![])]).with_cache(&Cache::new(1 << 20));
+    let context = context(&table, 1);
+    let plain = session(in_memory(&table).await, 1, 8192);
+    let scans = async |sql: &str| {
+        let shown = displayable(plan(&context, sql).await.as_ref()).indent(false).to_string();
+        assert_eq!(answer(&context, sql).await.expect("rows"), answer(&plain, sql).await.expect("rows"), "{sql}");
+        shown.contains("HotSource")
+    };
+    let known = ["select min(f), max(f), count(*) from t", "select max(zero), min(zero) from t"];
+    for sql in known {
+        assert!(scans(sql).await, "{sql}");
+        table.cache.as_ref().expect("a cache").clear();
+    }
+    table.load(|segment, _| segment == 0).await;
+    assert!(scans(known[0]).await, "half of it is in memory");
+    table.load(|_, _| true).await;
+    for sql in known {
+        assert!(!scans(sql).await, "{sql}");
+    }
+    for sql in ["select max(nan) from t", "select min(nan) from t", "select min(none) from t"] {
+        assert!(scans(sql).await, "{sql}");
+    }
+    assert!(scans("select max(f) from t where f < 3").await);
+    assert!(scans("select max(f) from (select f from t limit 2)").await);
+    table.cache.as_ref().expect("a cache").clear();
+    assert!(!scans(known[0]).await, "the files are still the same");
 }
