@@ -19,9 +19,10 @@ use super::bounds::Bounds;
 use crate::cache::Cache;
 use crate::column::Column;
 use crate::file::File;
+use crate::zone::Zone;
 
-/// Segments that are looked for in memory, at most, to find the extremes of a column.
-const EXTREMES_SEGMENTS_MAX: usize = 4096;
+/// Segments of which a column is looked for in memory, at most, to find out something about the whole of it.
+const ZONES_MAX: usize = 4096;
 
 /// The row groups of a table at one version, in the order of its files. Made once, shared by all plans.
 #[derive(Debug)]
@@ -35,6 +36,8 @@ pub struct Segments {
     known: Vec<OnceLock<Known>>,
     /// By column, for floats: see [`Self::extremes`].
     extremes: Vec<OnceLock<Option<(ScalarValue, ScalarValue)>>>,
+    /// By column: see [`Self::is_sorted`].
+    sorted: Vec<OnceLock<bool>>,
 }
 
 /// One row group.
@@ -72,7 +75,8 @@ impl Segments {
         }
         let known = schema.fields().iter().map(|_| OnceLock::new()).collect();
         let extremes = schema.fields().iter().map(|_| OnceLock::new()).collect();
-        Some(Self { schema, files, list, first, known, extremes })
+        let sorted = schema.fields().iter().map(|_| OnceLock::new()).collect();
+        Some(Self { schema, files, list, first, known, extremes, sorted })
     }
 
     /// The columns of the table.
@@ -191,7 +195,7 @@ impl Segments {
 
     /// The same; the outer `None` = not all is in memory.
     fn extremes_now(&self, column: usize, cache: &Cache) -> Option<Option<(ScalarValue, ScalarValue)>> {
-        if self.len() > EXTREMES_SEGMENTS_MAX {
+        if self.len() > ZONES_MAX {
             return None;
         }
         let mut zones = Vec::with_capacity(self.len());
@@ -212,6 +216,40 @@ impl Segments {
         let min = furthest(zones.iter().map(|held| &held.zone.min).collect(), Ordering::Less);
         let max = furthest(zones.iter().map(|held| &held.zone.max).collect(), Ordering::Greater);
         Some(min.zip(max).filter(|_| known))
+    }
+
+    /// Whether the values of a column ascend through all segments, and none is NULL or NaN. `false` also when that is not
+    /// known: it was never all in memory at the time of asking.
+    pub(super) fn is_sorted(&self, column: usize, cache: &Cache) -> bool {
+        let sorted = &self.sorted[column];
+        if sorted.get().is_none()
+            && let Some(now) = self.is_sorted_now(column, cache)
+        {
+            let _ = sorted.set(now);
+        }
+        sorted.get().is_some_and(|sorted| *sorted)
+    }
+
+    /// The same; `None` = it cannot be told as things are.
+    fn is_sorted_now(&self, column: usize, cache: &Cache) -> Option<bool> {
+        if self.len() > ZONES_MAX {
+            return Some(false);
+        }
+        let mut last: Option<ScalarValue> = None;
+        for segment in (0..).take(self.len()).filter(|segment| self.get(*segment).rows > 0) {
+            if self.constant(segment, column).is_some() {
+                return Some(false);
+            }
+            let held = self.held(segment, column, cache)?;
+            let Zone { min, max, sorted, .. } = &held.zone;
+            // Of what has no order there is nothing to compare.
+            let follows = |last: &ScalarValue| last.partial_cmp(min).is_some_and(Ordering::is_le);
+            if !sorted || min.is_null() || max.is_null() || !last.as_ref().is_none_or(follows) {
+                return Some(false);
+            }
+            last = Some(max.clone());
+        }
+        Some(true)
     }
 
     /// A column of a segment, if its file stores it and it is in memory.

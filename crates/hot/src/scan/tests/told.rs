@@ -375,3 +375,82 @@ async fn the_extremes_of_floats_are_known_once_all_are_in_memory() {
     table.cache.as_ref().expect("a cache").clear();
     assert!(!scans(known[0]).await, "the files are still the same");
 }
+
+#[tokio::test]
+async fn rows_that_are_in_order_are_not_sorted() {
+    let (_folder, table) = table(10_000);
+    let context = context(&table, 3);
+    let plain = session(in_memory(&table).await, 1, 8192);
+    let sorts = async |sql: &str| {
+        let plan = plan(&context, sql).await;
+        let shown = displayable(plan.as_ref()).indent(false).to_string();
+        let rows = texts(&collect(plan, context.task_ctx()).await.expect("rows"));
+        assert_eq!(rows, answer(&plain, sql).await.expect("rows"), "{sql}");
+        shown.contains("SortExec")
+    };
+    let by_id = "select * from t order by id";
+    assert!(sorts(by_id).await, "nothing is known of it");
+    table.load(|_, _| true).await;
+    for sql in [
+        by_id,
+        "select s from t order by id nulls first",
+        "select v, id as a, id as b from t order by b",
+        "select * from t order by id limit 3",
+        "select id from t order by id limit 3 offset 19998",
+        "select id from t where s = 'south' and v is not null order by id",
+        "select id from t where s = 'south' and id > 12345 order by id limit 20",
+        "select id, row_number() over (order by id) from t order by id limit 2 offset 20000",
+    ] {
+        assert!(!sorts(sql).await, "{sql}");
+    }
+    for sql in [
+        "select id from t order by id desc",
+        "select id, v from t order by v, id limit 10",
+        "select id, v from t order by id, v",
+        "select id from t order by id % 10, id limit 10",
+        "select upper(s) from t order by id",
+        // The rows of the limit are those of its own order.
+        "select * from (select * from t order by id limit 30000) order by v nulls first, id limit 5",
+        "select * from (select id, v from t order by v nulls last limit 12000) order by id limit 5",
+    ] {
+        assert!(sorts(sql).await, "{sql}");
+    }
+    // Not in memory any more, or only in part: loaded again, or, of a few rows, read from the file.
+    for (sql, loaded) in [(by_id, None), (by_id, Some(1)), ("select id, s from t order by id limit 25000", Some(2))] {
+        let plan = plan(&context, sql).await;
+        table.cache.as_ref().expect("a cache").clear();
+        table.load(|segment, _| Some(segment) == loaded).await;
+        let rows = texts(&collect(plan, context.task_ctx()).await.expect("rows"));
+        assert_eq!(rows, answer(&plain, sql).await.expect("rows"), "{sql}");
+        table.load(|_, _| true).await;
+    }
+}
+
+#[tokio::test]
+async fn row_groups_that_overlap_or_come_in_another_order_are_sorted() {
+    let schema = Schema::new(vec![Field::new("k", DataType::Float64, true)]);
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("a.parquet");
+    for (groups, in_order) in [
+        ([vec![-1.0, -0.0], vec![0.0, 2.0], vec![2.0, 2.0]], true),
+        ([vec![1.0, 2.0], vec![1.5, 3.0], vec![4.0, 5.0]], false),
+        ([vec![1.0, 2.0], vec![5.0, 6.0], vec![3.0, 4.0]], false),
+        ([vec![1.0, 2.0], vec![2.0, f64::NAN], vec![3.0, 4.0]], false),
+        ([vec![1.0, 0.0], vec![2.0, 3.0], vec![3.0, 4.0]], false),
+        ([vec![0.0, 0.0], vec![-0.0, 3.0], vec![3.0, 4.0]], false),
+    ] {
+        let batch = |rows: &Vec<f64>| {
+            let column = Arc::new(Float64Array::from(rows.clone()));
+            RecordBatch::try_new(Arc::new(schema.clone()), vec![column]).expect("a batch")
+        };
+        write(&path, &groups.iter().map(batch).collect::<Vec<_>>());
+        let table = Table::new(&schema, &Schema::empty(), &[(&path, vec![])]).with_cache(&Cache::new(1 << 20));
+        table.load(|_, _| true).await;
+        let context = context(&table, 1);
+        let sql = "select k from t order by k";
+        let shown = displayable(plan(&context, sql).await.as_ref()).indent(false).to_string();
+        assert_eq!(!shown.contains("SortExec"), in_order, "{groups:?} {shown}");
+        let plain = session(in_memory(&table).await, 1, 8192);
+        assert_eq!(answer(&context, sql).await.expect("rows"), answer(&plain, sql).await.expect("rows"));
+    }
+}
