@@ -31,7 +31,7 @@ const LOOKUP: f64 = 1024.0;
 /// Rows of a page, as most writers make them. A page is decoded for one row of it.
 const PAGE: usize = 20_000;
 /// When one row in so many passes, or fewer, the columns that no filter names are read for those rows alone.
-pub(super) const FEW: f64 = 32.0;
+const FEW: f64 = 32.0;
 
 /// With a file of a plan: the index of its pages will be looked at, so it is worth keeping with the footer.
 #[derive(Debug, Clone, Copy)]
