@@ -158,23 +158,6 @@ impl HotSource {
         self.projected(self.projection.clone(), coded).ok()
     }
 
-    /// The same scan in one partition, whose rows come in `order`. `None` = they do not, or it is not known; or so few pass
-    /// the filters that sorting them takes less time than looking for them in one partition.
-    pub(super) fn in_order_of(&self, order: &[PhysicalSortExpr]) -> Option<Self> {
-        let [by] = order else { return None };
-        let column = self.column_of(by.expr.downcast_ref::<Column>()?.index())?;
-        // With a limit the first rows are meant by which it is sorted already.
-        let may_change = self.order.is_none() && !self.coded.contains(&true);
-        if by.options.descending || !may_change || !self.segments.is_sorted(column, &self.cache) {
-            return None;
-        }
-        let few = |share: f64| share * FEW < 1.0;
-        let is_faster = self.partitions == 1 || !estimate::rows_and_share(self).1.is_some_and(few);
-        // Files are read and decoded by all partitions.
-        let in_order = || Self { partitions: 1, promise: None, order: Some((column, by.options)), ..self.fresh() };
-        (is_faster && self.outlook().absent_segments == 0).then(in_order)
-    }
-
     /// The scan of files that there would be without the cache: of all columns, without filter or limit.
     pub fn files(&self) -> &FileScanConfig {
         &self.base
@@ -198,6 +181,23 @@ impl HotSource {
     /// How much there is to scan, and how much of it is in memory now.
     pub fn outlook(&self) -> Outlook {
         estimate::outlook(self)
+    }
+
+    /// The same scan in one partition, whose rows come in `order`. `None` = they do not, or it is not known; or so few pass
+    /// the filters that sorting them takes less time than looking for them in one partition.
+    pub(super) fn in_order_of(&self, order: &[PhysicalSortExpr]) -> Option<Self> {
+        let [by] = order else { return None };
+        let column = self.column_of(by.expr.downcast_ref::<Column>()?.index())?;
+        // With a limit the first rows are meant by which it is sorted already.
+        let may_change = self.order.is_none() && !self.coded.contains(&true);
+        if by.options.descending || !may_change || !self.segments.is_sorted(column, &self.cache) {
+            return None;
+        }
+        let few = |share: f64| share * FEW < 1.0;
+        let is_faster = self.partitions == 1 || !estimate::rows_and_share(self).1.is_some_and(few);
+        // Files are read and decoded by all partitions.
+        let in_order = || Self { partitions: 1, promise: None, order: Some((column, by.options)), ..self.fresh() };
+        (is_faster && self.outlook().absent_segments == 0).then(in_order)
     }
 
     /// Segments in which rows may pass the filters, as far as it is known before they are looked at.
