@@ -1,6 +1,6 @@
 # What you can do here. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt clients slt torture bench peers docs setup build clean
+.PHONY: help run test lint fmt clients slt torture bench criterion peers docs setup build clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ torture: ## try to break the memory budget and measure it, 25 minutes (needs `ma
 
 bench: ## measure against DuckDB, DataFusion and other servers, 45 minutes (needs `make peers` for some of these, and `make build`; ARGS="eight --rows 1e6" runs one experiment)
 	integration-tests/bench/run.py $(or $(ARGS),all)
+
+criterion: ## time the hot paths alone, 3 minutes once built (ARGS="--save-baseline before", then ARGS="--baseline before" compares)
+	cargo bench -p updraft-hot -p updraft-engine --bench lookup --bench scan --bench statements -- $(ARGS)
 
 peers: ## build the servers in Rust that `make bench` measures against, and its load generator (quick after `make build`)
 	cargo build --release --locked --manifest-path integration-tests/peers/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)

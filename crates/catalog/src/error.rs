@@ -203,6 +203,11 @@ impl From<Error> for DataFusionError {
     }
 }
 
+/// Whether an error of the catalog is in the chain of sources: it says which table and file it is about.
+pub(crate) fn is_ours(error: &(dyn std::error::Error + 'static)) -> bool {
+    std::iter::successors(Some(error), |error| error.source()).any(|error| error.is::<Error>())
+}
+
 /// The kind of the catalog's error inside `error`, wherever it is in the chain of sources; `None` when the trouble is not
 /// one of reading tables. Errors of stores and of file formats are recognised too, for those that reach a query without
 /// passing through this crate's readers (pages of Parquet).

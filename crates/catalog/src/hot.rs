@@ -20,7 +20,7 @@ use futures::TryStreamExt;
 use object_store::ObjectMeta;
 use updraft_hot::{Asked, ColumnKey, File, FileKey, Load, Size};
 
-use crate::error::Error;
+use crate::error::{Error, is_ours};
 use crate::follow::bytes_of;
 use crate::footers::Readers;
 use crate::pinned::PinnedFile;
@@ -67,6 +67,14 @@ impl Load for Columns {
 
     async fn load(&self, key: &ColumnKey) -> DfResult<ArrayRef> {
         self.read(key).await.map_err(|e| self.named(e))
+    }
+
+    fn named(&self, error: DataFusionError) -> DataFusionError {
+        if is_ours(&error) {
+            return error;
+        }
+        let store = &self.readers.store;
+        Error::reading(store.table(), &store.display(&self.meta.location), String::new(), error).into()
     }
 
     fn ahead(&self, keys: &[ColumnKey]) -> Option<Asked> {
@@ -118,19 +126,6 @@ impl Columns {
             return Err(ParquetError::General(problem).into());
         }
         ColumnarValue::Array(values).cast_to(&key.data_type, None)?.into_array(rows)
-    }
-
-    /// Names table and file around what went wrong, unless the reader did so already.
-    fn named(&self, error: DataFusionError) -> DataFusionError {
-        let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        while let Some(inner) = source {
-            if inner.is::<Error>() {
-                return error;
-            }
-            source = inner.source();
-        }
-        let store = &self.readers.store;
-        Error::reading(store.table(), &store.display(&self.meta.location), String::new(), error).into()
     }
 }
 

@@ -16,7 +16,7 @@
 //! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
 //!   before it is needed, `follow` for a scan that does not say what that is
 //! - `pinned`: the store that serves only what was pinned; `local`: ranges of files on disk; `error`: what goes wrong, by kind
-//! - `table`: the provider; `footers`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
+//! - `table`: the provider; `footers`, `named`: Parquet; `source`, `text`, `ipc`, `avro`: the other formats
 //! - `hot`: how the cache of hot columns (crate `updraft-hot`) reads a pinned file
 
 mod ahead;
@@ -34,6 +34,7 @@ mod hot;
 mod ipc;
 mod local;
 mod metadata;
+mod named;
 mod partitions;
 mod pinned;
 mod ranges;
@@ -346,7 +347,10 @@ impl Catalog {
             return Ok(Some(Relation::View { sql: sql.clone() }));
         }
         let Some(definition) = self.definition(&key).await? else {
-            self.current.lock().remove(&key);
+            let gone = self.current.lock().remove(&key);
+            if let Some(last) = gone.and_then(|slot| slot.snapshot.lock().take()) {
+                last.end(None);
+            }
             return Ok(None);
         };
         let (format, members) = definition.members(&self.listing).await?;
@@ -366,7 +370,10 @@ impl Catalog {
             return Ok(Some(Relation::Table(snapshot)));
         }
         let snapshot = Arc::new(self.workshop.snapshot(&definition, format, members, reads_max).await?);
-        *slot.snapshot.lock() = Some(snapshot.clone());
+        let before = slot.snapshot.lock().replace(snapshot.clone());
+        if let Some(before) = before {
+            before.end(Some(&snapshot));
+        }
         Ok(Some(Relation::Table(snapshot)))
     }
 

@@ -103,9 +103,25 @@ impl Snapshot {
     /// The table for the cache of hot columns; `None` when it is off, or when the table is not Parquet.
     pub fn hot(&self) -> Option<updraft_hot::Table> {
         self.inner.hot.as_ref()?;
-        let files = self.inner.files.iter().filter_map(|file| file.extension::<updraft_hot::File>().cloned());
         let schema = self.inner.table_schema.file_schema().clone();
-        Some(updraft_hot::Table { name: self.inner.table.as_str().into(), schema, files: files.collect() })
+        let files = self.hot_files().cloned().collect();
+        Some(updraft_hot::Table { name: self.inner.table.as_str().into(), schema, files })
+    }
+
+    fn hot_files(&self) -> impl Iterator<Item = &updraft_hot::File> {
+        self.inner.files.iter().filter_map(|file| file.extension::<updraft_hot::File>())
+    }
+
+    /// Tells the cache of hot columns which files are gone now that queries of the table get `newer`; `None` = none do.
+    pub(crate) fn end(&self, newer: Option<&Snapshot>) {
+        let Some(cache) = &self.inner.hot else { return };
+        let mut gone: HashSet<_> = self.hot_files().map(|file| &file.key).collect();
+        for file in newer.into_iter().flat_map(Snapshot::hot_files) {
+            gone.remove(&file.key);
+        }
+        if !gone.is_empty() {
+            cache.retire(&gone);
+        }
     }
 
     /// The table for DataFusion. Plans made from it keep the snapshot's files pinned until they are dropped.

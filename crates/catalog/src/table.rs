@@ -22,6 +22,7 @@ use updraft_hot::HotSource;
 
 use crate::config::Format;
 use crate::footers::Readers;
+use crate::named::NamedSource;
 use crate::snapshot::{Inner, merged};
 use crate::source::FilesSource;
 use crate::stored::Stored;
@@ -86,7 +87,11 @@ impl FilesTable {
         if let Some(hint) = options.metadata_size_hint {
             source = source.with_metadata_size_hint(hint);
         }
-        Arc::new(source)
+        match snapshot.hot {
+            // It names the files that it reads itself, by their loaders.
+            Some(_) => Arc::new(source),
+            None => Arc::new(NamedSource::new(Arc::new(source), snapshot.shared.store.clone())),
+        }
     }
 }
 

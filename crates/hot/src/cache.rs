@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::column::Column;
 use crate::file::{Load, Size};
-use crate::key::ColumnKey;
+use crate::key::{ColumnKey, FileKey};
 use crate::room::{Limit, Room};
 use crate::shelf::{Kept, Shelf, WHOLE};
 use crate::statistics::{Counters, Statistics, TableStatistics};
@@ -344,6 +344,12 @@ impl Cache {
     pub fn evict(&self, table: &str) -> u64 {
         let gone = self.state.lock().shelf.remove(|kept| *kept.table == *table);
         gone.iter().map(|kept| kept.bytes).sum()
+    }
+
+    /// Takes `files` for gone: their tables have others in their place. Who began to read them before finds them for as long
+    /// as nothing else needs the room.
+    pub fn retire(&self, files: &HashSet<&FileKey>) {
+        self.state.lock().shelf.retire(|file| files.contains(file));
     }
 
     /// Lets go of all columns, likewise, and forgets what was asked for.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::DataType;
-use datafusion::error::Result;
+use datafusion::error::{DataFusionError, Result};
 
 use crate::key::{ColumnKey, FileKey, SegmentId};
 
@@ -52,6 +52,11 @@ pub trait Load: fmt::Debug + Send + Sync {
     /// # Errors
     /// The file cannot be read or decoded; the error names the file.
     async fn load(&self, key: &ColumnKey) -> Result<ArrayRef>;
+
+    /// What went wrong when the file was read in another way, with the file's name.
+    fn named(&self, error: DataFusionError) -> DataFusionError {
+        error
+    }
 
     /// Has the bytes of `keys` brought near before they are read, where that takes time. Until it is dropped, what this
     /// returns keeps them there. `None` = nothing was done: there is no need, or no room.

@@ -5,7 +5,8 @@
 //! ago), and a newcomer takes the room of those that were asked for less than itself, never of equals: a scan over more than
 //! fits, however often it is repeated, then keeps a part of itself in memory instead of chasing itself through it.
 //! What was asked for is remembered for a while when it is not kept, so that the second time counts. All counts are halved
-//! again and again, so that what was asked for often, and is no more, goes.
+//! again and again, so that what was asked for often, and is no more, goes. Columns of a file that was replaced are asked for
+//! by those queries alone that began before: they count as never asked for at once.
 //!
 //! Loading a column takes longer than reading it once from its file. So each slot also holds what reading the column from
 //! the file has cost since it was last in memory, in parts of a whole reading: when that is as much as a whole one, loading it
@@ -18,7 +19,7 @@ use std::sync::Arc;
 use datafusion::common::HashMap;
 
 use crate::column::Column;
-use crate::key::ColumnKey;
+use crate::key::{ColumnKey, FileKey};
 
 /// Counts end here: more would take longer to forget. One below the largest number, which is so above all of them.
 const USES_MAX: u8 = u8::MAX - 1;
@@ -164,6 +165,22 @@ impl Shelf {
         self.take_anew(&keys)
     }
 
+    /// Forgets that columns of files for which `is_gone` says so were asked for: what is kept of them goes before all others.
+    pub(crate) fn retire(&mut self, is_gone: impl Fn(&FileKey) -> bool) {
+        let Self { slots, bytes, .. } = self;
+        slots.retain(|key, slot| {
+            if !is_gone(&key.segment.file) {
+                return true;
+            }
+            let Some(kept) = &slot.kept else { return false };
+            bytes[usize::from(slot.uses)] -= kept.bytes;
+            bytes[0] += kept.bytes;
+            (slot.uses, slot.last) = (0, 0);
+            true
+        });
+        self.retain_remembered(|_| true);
+    }
+
     /// Lets go of all columns, and forgets what was asked for.
     pub(crate) fn clear(&mut self) -> Vec<Kept> {
         let slots = std::mem::take(self).slots;
@@ -185,7 +202,7 @@ impl Shelf {
     fn least(&self, bytes: u64, below: u8) -> (Vec<ColumnKey>, u64) {
         let which = self.slots.iter().filter_map(|(key, slot)| Some((key, slot, slot.kept.as_ref()?)));
         let which: Vec<_> = which.filter(|(_, slot, kept)| slot.uses < below && !kept.is_pinned()).collect();
-        // No two were asked for last at the same time, so their place never decides.
+        // No two were asked for last at the same time, so their place decides between columns of files that are gone alone.
         let order = which.iter().enumerate().map(|(at, (_, slot, _))| Reverse((slot.uses, slot.last, at)));
         let mut order: BinaryHeap<_> = order.collect();
         let (mut keys, mut found) = (Vec::new(), 0);
@@ -325,6 +342,21 @@ mod tests {
         assert!(!shelf.is_paid(&key(0)), "queries needed it");
         keep(&mut shelf, 0, 10);
         assert_eq!((shelf.clear().len(), shelf.slots.len(), shelf.bytes), (1, 0, NOTHING));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_file_that_is_gone_goes_before_all_others() {
+        let mut shelf = Shelf::default();
+        for column in [0, 0, 0, 1, 2] {
+            shelf.ask(&key(column), 1);
+        }
+        keep(&mut shelf, 0, 10);
+        shelf.retire(|file| *file == FileKey::new("other"));
+        assert_eq!((shelf.uses(&key(0)), shelf.remembered), (3, 2));
+        shelf.retire(|file| *file == FileKey::new("f"));
+        assert_eq!((shelf.bytes[0], shelf.bytes_below(u8::MAX), shelf.remembered, shelf.slots.len()), (10, 10, 0, 1));
+        assert!(shelf.ask(&key(0), 1).is_some(), "who reads the old file still finds it");
+        assert_eq!(shelf.make_room(10, 2).expect("it was asked for once").len(), 1);
     }
 
     #[test]

@@ -13,10 +13,10 @@ const TEXT_MAX: usize = 1 << 10;
 /// What is known of a column's values.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Zone {
-    /// The smallest value, of the table's column type; NULL when it is not known or there is none. Of floats it is a lower
-    /// bound (-0.0 for 0.0), and not known when there is a NaN.
+    /// The smallest value, of the table's column type; NULL when it is not known or there is none. Of floats it is so in
+    /// their total order (-0.0 before 0.0), and not known when there is a NaN.
     pub min: ScalarValue,
-    /// The largest value, likewise (0.0 for -0.0).
+    /// The largest value, likewise.
     pub max: ScalarValue,
     /// Number of NULLs.
     pub nulls: usize,
@@ -34,8 +34,8 @@ impl Zone {
         let nulls = data.logical_null_count();
         let Known { min, max, ascends } = Known::of(values)?;
         let none = ScalarValue::try_from(values.data_type())?;
-        let bounds = match (min.map(|min| bound(min, -0.0)), max.map(|max| bound(max, 0.0))) {
-            (Some(Some(min)), Some(Some(max))) => (min, max),
+        let bounds = match (min.and_then(bound), max.and_then(bound)) {
+            (Some(min), Some(max)) => (min, max),
             _ => (none.clone(), none),
         };
         let sorted = nulls == 0
@@ -51,6 +51,16 @@ impl Zone {
     pub(crate) fn unknown(data: &ArrayRef) -> Result<Self> {
         let none = ScalarValue::try_from(data.data_type())?;
         Ok(Self { min: none.clone(), max: none, nulls: data.logical_null_count(), sorted: false })
+    }
+
+    /// No value is smaller, whichever zero is taken for the smaller one; NULL = not known.
+    pub(crate) fn lower(&self) -> ScalarValue {
+        either_zero(&self.min, -0.0)
+    }
+
+    /// No value is larger, likewise.
+    pub(crate) fn upper(&self) -> ScalarValue {
+        either_zero(&self.max, 0.0)
     }
 
     /// Bytes that the bounds take.
@@ -120,20 +130,27 @@ fn codes_ascend<K: ArrowDictionaryKeyType>(data: &ArrayRef) -> bool {
     coded.keys().values().windows(2).enumerate().all(|(row, pair)| pair[0] == pair[1] || value(row) <= value(row + 1))
 }
 
-/// `value` as a bound: `zero` stands for either zero, which are equal to some and different to others. `None` when it is
-/// none: a NaN, which is not in any order that all agree on, or a long text.
-fn bound(value: ScalarValue, zero: f32) -> Option<ScalarValue> {
+/// `value`, unless it is no bound: a NaN, which is not in any order that all agree on, or a long text.
+fn bound(value: ScalarValue) -> Option<ScalarValue> {
+    let is_bound = match &value {
+        ScalarValue::Float16(Some(float)) => !float.is_nan(),
+        ScalarValue::Float32(Some(float)) => !float.is_nan(),
+        ScalarValue::Float64(Some(float)) => !float.is_nan(),
+        ScalarValue::Utf8View(Some(text)) | ScalarValue::Utf8(Some(text)) => text.len() <= TEXT_MAX,
+        _ => true,
+    };
+    is_bound.then_some(value)
+}
+
+/// `value`, or `zero` for either zero, which are equal to some and different to others.
+fn either_zero(value: &ScalarValue, zero: f32) -> ScalarValue {
     match value {
-        ScalarValue::Float16(Some(float)) if float.is_nan() => None,
-        ScalarValue::Float32(Some(float)) if float.is_nan() => None,
-        ScalarValue::Float64(Some(float)) if float.is_nan() => None,
         ScalarValue::Float16(Some(float)) if float.to_f32() == 0.0 => {
-            ScalarValue::from(zero).cast_to(&DataType::Float16).ok()
+            ScalarValue::from(zero).cast_to(&DataType::Float16).unwrap_or(ScalarValue::Float16(None))
         }
-        ScalarValue::Float32(Some(0.0)) => Some(ScalarValue::Float32(Some(zero))),
-        ScalarValue::Float64(Some(0.0)) => Some(ScalarValue::Float64(Some(zero.into()))),
-        ScalarValue::Utf8View(Some(text)) | ScalarValue::Utf8(Some(text)) if text.len() > TEXT_MAX => None,
-        value => Some(value),
+        ScalarValue::Float32(Some(0.0)) => ScalarValue::Float32(Some(zero)),
+        ScalarValue::Float64(Some(0.0)) => ScalarValue::Float64(Some(zero.into())),
+        value => value.clone(),
     }
 }
 
@@ -175,6 +192,14 @@ mod tests {
         assert!(!zone(Float64Array::from(vec![1.0, f64::NAN])).sorted);
         let zeros = zone(Float64Array::from(vec![0.0, -0.0]));
         assert_eq!(known(&zeros), ("-0".into(), "0".into(), 0, false), "-0.0 comes before 0.0");
+        for one in [0.0, -0.0] {
+            let zeros = zone(Float64Array::from(vec![one]));
+            assert_eq!((&zeros.min, &zeros.max), (&ScalarValue::from(one), &ScalarValue::from(one)));
+            assert_eq!((zeros.lower(), zeros.upper()), (ScalarValue::from(-0.0), ScalarValue::from(0.0)));
+        }
+        let halves = compute::cast(&Float64Array::from(vec![0.0]), &DataType::Float16).expect("a zero");
+        let halves = Zone::of(&halves).expect("a zone");
+        assert_eq!((halves.lower().to_string(), halves.upper().to_string()), ("-0".into(), "0".into()));
         assert!(zone(Float64Array::from(vec![-1.5, -0.0, 0.0, f64::INFINITY])).sorted);
     }
 

@@ -240,6 +240,52 @@ async fn a_changed_file_is_loaded_anew_and_the_others_stay() {
 }
 
 #[tokio::test]
+async fn what_was_replaced_makes_room_for_what_took_its_place() {
+    let f = Fixture::new();
+    let rows = 50_000_i64;
+    let write = |version: i64| {
+        for file in 0..4 {
+            let rows: ArrayRef = Arc::new(Int64Array::from_iter_values((0..rows).map(|row| row * version + file)));
+            let batch = RecordBatch::try_from_iter([("a", rows)]).unwrap();
+            f.write(&format!("t/{file}.parquet"), parquet_bytes(&batch, 10_000));
+        }
+    };
+    write(1);
+    // A fifth more than the table takes.
+    let cache = Cache::new(4 * rows as u64 * 8 * 6 / 5);
+    let catalog = f.open().await.with_hot(cache.clone());
+    let hits_and_misses = async |scans: usize| {
+        let before = cache.statistics().total;
+        for _ in 0..scans {
+            answer(&catalog, "SELECT sum(a) FROM t").await;
+        }
+        let now = cache.statistics().total;
+        (now.hits - before.hits, now.misses - before.misses)
+    };
+    hits_and_misses(3).await;
+    assert_eq!(hits_and_misses(30).await, (600, 0), "all of it is hot");
+    let old = snapshot(&catalog, "t").await.unwrap().hot().unwrap();
+    write(2);
+    let new = snapshot(&catalog, "t").await.unwrap().hot().unwrap();
+    let hot = |table: &Table| {
+        let keys = table.files.iter().flat_map(|file| (0..5).flat_map(|group| keys(table, file, group))).flatten();
+        keys.filter(|key| cache.peek(key).is_some()).count()
+    };
+    assert_eq!((hot(&old), hot(&new)), (20, 0), "who still reads the old files finds them, as long as there is room");
+    hits_and_misses(3).await;
+    assert_eq!(hits_and_misses(10).await, (200, 0), "the new files are hot");
+    assert!(hot(&old) <= 4, "{}", hot(&old));
+    // Files that are no more are worth no more either.
+    for file in 0..3 {
+        std::fs::remove_file(f.path(&format!("t/{file}.parquet"))).unwrap();
+    }
+    let left = snapshot(&catalog, "t").await.unwrap().hot().unwrap();
+    assert_eq!((hot(&left), hot(&new)), (5, 20));
+    assert!(cache.reclaim(1) > 0);
+    assert_eq!((hot(&left), hot(&new)), (5, 19), "they go first");
+}
+
+#[tokio::test]
 async fn a_broken_file_is_named_and_the_cache_stays_whole() {
     let f = Fixture::new();
     let rows = concat(&[&Int64Array::from_iter_values(0..5000)]).unwrap();
@@ -267,6 +313,33 @@ async fn a_broken_file_is_named_and_the_cache_stays_whole() {
     }
     let fine = cache.get_or_load(table, loader, &[b], When::AtOnce).await.unwrap().unwrap();
     assert_eq!(&fine[0].data, batch.column(1));
+}
+
+#[tokio::test]
+async fn a_broken_file_is_named_once_however_it_is_read() {
+    let f = Fixture::new();
+    let rows: ArrayRef = Arc::new(Int64Array::from_iter_values(0..1_000_000));
+    let batch = RecordBatch::try_from_iter([("a", rows.clone()), ("b", rows)]).unwrap();
+    f.write("broken/1.parquet", parquet_bytes(&batch.slice(0, 1000), 1000));
+    let mut bytes = parquet_bytes(&batch, 1_000_000);
+    bytes[4..1000].fill(0xff);
+    f.write("broken/2.parquet", bytes);
+    for room in [None, Some(0), Some(ROOM)] {
+        let catalog = f.open().await;
+        let catalog = room.into_iter().fold(catalog, |catalog, room| catalog.with_hot(Cache::new(room)));
+        for sql in ["SELECT * FROM broken", "SELECT sum(a) FROM broken", "SELECT b FROM broken WHERE a = 999999"] {
+            // The second time it is loaded.
+            for _ in 0..2 {
+                let (kind, text) = failure(&catalog, sql).await;
+                assert_eq!(kind, Some(ErrorKind::Corrupt), "{room:?} {sql}: {text}");
+                assert_eq!(text.matches("2.parquet").count(), 1, "{room:?} {sql}: {text}");
+                assert_eq!(text.matches("public.broken").count(), 1, "{room:?} {sql}: {text}");
+            }
+        }
+        // What is wrong with a query is no fault of a file.
+        let (kind, text) = failure(&catalog, "SELECT b / (a - 3) FROM broken WHERE a < 10 LIMIT 5").await;
+        assert_eq!(kind, None, "{text}");
+    }
 }
 
 #[tokio::test]

@@ -86,6 +86,8 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.insert(after(&rules, "join_selection"), Arc::new(joins::FitJoins));
     // Above and below of what it puts in, exchanges are then put in as they are needed.
     rules.insert(after(&rules, "EnsureRequirements") - 1, Arc::new(crate::dense::DenseAggregates));
+    // The sorts that are left may tell their scan what comes first.
+    rules.insert(after(&rules, "PushdownSort") - 1, Arc::new(updraft_hot::InOrder));
     rules.insert(after(&rules, "ProjectionPushdown"), Arc::new(kept::Release));
     rules.push(Arc::new(collected::CollectSorted));
     rules.push(Arc::new(distinct::CountTogether));

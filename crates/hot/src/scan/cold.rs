@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetAccessPlan;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
@@ -12,6 +13,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::{collect_columns, conjunction};
+use futures::StreamExt;
 
 use super::access::Scan;
 use super::estimate;
@@ -159,10 +161,10 @@ pub(super) fn late(source: &HotSource) -> Option<f64> {
 
 /// A segment that is being read from its file.
 pub(super) struct Reading {
-    pub(super) batches: SendableRecordBatchStream,
+    batches: SendableRecordBatchStream,
     segment: u32,
     /// Rows that were given.
-    pub(super) rows: usize,
+    rows: usize,
 }
 
 impl Reading {
@@ -174,6 +176,17 @@ impl Reading {
             scan.source.cache.pay(&scan.keys(segment).1, 1.0);
         }
         Ok(Self { batches: cold.read(&scan.source, segment, context)?, segment, rows: 0 })
+    }
+
+    /// The next batch.
+    ///
+    /// # Errors
+    /// The file cannot be read or decoded; the error names the file. No filter that the reader is given fails.
+    pub(super) async fn next(&mut self, scan: &Scan) -> Result<Option<RecordBatch>> {
+        let batch = self.batches.next().await.transpose();
+        let batch = batch.map_err(|e| scan.source.segments.file_of(self.segment).loader.named(e))?;
+        self.rows += batch.as_ref().map_or(0, RecordBatch::num_rows);
+        Ok(batch)
     }
 
     /// After the last batch, or when no more are wanted.

@@ -128,6 +128,9 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
             statistics.num_rows = Precision::Inexact(better);
         }
     }
+    if source.filters.is_empty() && share.is_none() {
+        add_extremes(source, &mut statistics);
+    }
     let mut statistics = source.projection.project_statistics(statistics, schema)?;
     if let Some(parts) = share {
         statistics = statistics.to_inexact();
@@ -148,6 +151,21 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     }
     // All partitions together give so many rows.
     statistics.with_fetch(source.fetch, 0, 1)
+}
+
+/// Adds the smallest and the largest floats, of which files do not tell enough, as far as those that are in memory do.
+fn add_extremes(source: &HotSource, statistics: &mut Statistics) {
+    if source.may_pass().len() < source.segments.len() {
+        return;
+    }
+    for column in source.projection.column_indices() {
+        if source.segments.schema().field(column).data_type().is_floating()
+            && let Some(known) = statistics.column_statistics.get_mut(column)
+            && let Some((min, max)) = source.segments.extremes(column, &source.cache)
+        {
+            (known.min_value, known.max_value) = (Precision::Exact(min.clone()), Precision::Exact(max.clone()));
+        }
+    }
 }
 
 /// The share of rows that passes the filters, as far as footers tell.

@@ -4,7 +4,7 @@
 //! that those name, and only then are the other columns looked at. What is not in memory is read from its file by the very
 //! scan there would be without the cache, in the same plan.
 //!
-//! - `source`: [`HotSource`], the leaf of a plan; `estimate`: how many rows it will give
+//! - `source`: [`HotSource`], the leaf of a plan; `estimate`: how many rows it will give; `order`: sorts that it makes needless
 //! - `segments`: the row groups of a table; `bounds`: what their footers say of them
 //! - `queue`: which partition takes which rows next
 //! - `rows`: columns in memory, cut to rows, filtered, put together; `codebook`: strings of files as codes
@@ -21,6 +21,7 @@ mod cold;
 mod dynamic;
 mod estimate;
 mod filter;
+mod order;
 mod queue;
 mod routed;
 mod rows;
@@ -35,5 +36,6 @@ mod tests;
 pub use again::LoadOnce;
 pub use bounds::{Bounds, ColumnBounds};
 pub use cold::ByPages;
+pub use order::InOrder;
 pub use segments::Segments;
 pub use source::{HotSource, Outlook};

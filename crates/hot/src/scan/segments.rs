@@ -19,6 +19,10 @@ use super::bounds::Bounds;
 use crate::cache::Cache;
 use crate::column::Column;
 use crate::file::File;
+use crate::zone::Zone;
+
+/// Segments of which a column is looked for in memory, at most, to find out something about the whole of it.
+const ZONES_MAX: usize = 4096;
 
 /// The row groups of a table at one version, in the order of its files. Made once, shared by all plans.
 #[derive(Debug)]
@@ -30,6 +34,10 @@ pub struct Segments {
     first: Vec<u32>,
     /// By column of the table; made when a filter first asks.
     known: Vec<OnceLock<Known>>,
+    /// By column, for floats: see [`Self::extremes`].
+    extremes: Vec<OnceLock<Option<(ScalarValue, ScalarValue)>>>,
+    /// By column: see [`Self::is_sorted`].
+    sorted: Vec<OnceLock<bool>>,
 }
 
 /// One row group.
@@ -66,7 +74,9 @@ impl Segments {
             first.push(u32::try_from(list.len()).ok()?);
         }
         let known = schema.fields().iter().map(|_| OnceLock::new()).collect();
-        Some(Self { schema, files, list, first, known })
+        let extremes = schema.fields().iter().map(|_| OnceLock::new()).collect();
+        let sorted = schema.fields().iter().map(|_| OnceLock::new()).collect();
+        Some(Self { schema, files, list, first, known, extremes, sorted })
     }
 
     /// The columns of the table.
@@ -172,6 +182,82 @@ impl Segments {
         (!span.0.is_null() && !span.1.is_null()).then_some(span)
     }
 
+    /// The smallest and the largest value of a column in all segments, as a query would find them. `None` = there is none, or
+    /// a NaN, or it was never all in memory at the time of asking. For floats: of others the footers tell.
+    pub(super) fn extremes(&self, column: usize, cache: &Cache) -> Option<&(ScalarValue, ScalarValue)> {
+        let extremes = &self.extremes[column];
+        if extremes.get().is_none() {
+            // What was found once holds when the column is not in memory any more.
+            let _ = extremes.set(self.extremes_now(column, cache)?);
+        }
+        extremes.get()?.as_ref()
+    }
+
+    /// The same; the outer `None` = not all is in memory.
+    fn extremes_now(&self, column: usize, cache: &Cache) -> Option<Option<(ScalarValue, ScalarValue)>> {
+        if self.len() > ZONES_MAX {
+            return None;
+        }
+        let mut zones = Vec::with_capacity(self.len());
+        for segment in (0..).take(self.len()) {
+            if self.constant(segment, column).is_some_and(|value| value.is_null()) {
+                continue;
+            }
+            let held = self.held(segment, column, cache)?;
+            if held.zone.nulls < held.data.len() {
+                zones.push(held);
+            }
+        }
+        let known = zones.iter().all(|held| !held.zone.min.is_null() && !held.zone.max.is_null());
+        let furthest = |values: Vec<&ScalarValue>, wanted: Ordering| {
+            let further = |a, b| if ScalarValue::partial_cmp(b, a) == Some(wanted) { b } else { a };
+            values.into_iter().reduce(further).cloned()
+        };
+        let min = furthest(zones.iter().map(|held| &held.zone.min).collect(), Ordering::Less);
+        let max = furthest(zones.iter().map(|held| &held.zone.max).collect(), Ordering::Greater);
+        Some(min.zip(max).filter(|_| known))
+    }
+
+    /// Whether the values of a column ascend through all segments, and none is NULL or NaN. `false` also when that is not
+    /// known: it was never all in memory at the time of asking.
+    pub(super) fn is_sorted(&self, column: usize, cache: &Cache) -> bool {
+        let sorted = &self.sorted[column];
+        if sorted.get().is_none()
+            && let Some(now) = self.is_sorted_now(column, cache)
+        {
+            let _ = sorted.set(now);
+        }
+        sorted.get().is_some_and(|sorted| *sorted)
+    }
+
+    /// The same; `None` = it cannot be told as things are.
+    fn is_sorted_now(&self, column: usize, cache: &Cache) -> Option<bool> {
+        if self.len() > ZONES_MAX {
+            return Some(false);
+        }
+        let mut last: Option<ScalarValue> = None;
+        for segment in (0..).take(self.len()).filter(|segment| self.get(*segment).rows > 0) {
+            if self.constant(segment, column).is_some() {
+                return Some(false);
+            }
+            let held = self.held(segment, column, cache)?;
+            let Zone { min, max, sorted, .. } = &held.zone;
+            // Of what has no order there is nothing to compare.
+            let follows = |last: &ScalarValue| last.partial_cmp(min).is_some_and(Ordering::is_le);
+            if !sorted || min.is_null() || max.is_null() || !last.as_ref().is_none_or(follows) {
+                return Some(false);
+            }
+            last = Some(max.clone());
+        }
+        Some(true)
+    }
+
+    /// A column of a segment, if its file stores it and it is in memory.
+    fn held(&self, segment: u32, column: usize, cache: &Cache) -> Option<Arc<Column>> {
+        let data_type = self.schema.field(column).data_type();
+        cache.peek(&self.file_of(segment).column(self.get(segment).row_group, column, data_type)?)
+    }
+
     fn known(&self, column: usize) -> &Known {
         self.known[column].get_or_init(|| {
             let field = self.schema.field(column);
@@ -238,12 +324,10 @@ impl Statistics<'_> {
         if values.null_count() == 0 {
             return Some(values);
         }
-        let data_type = self.segments.schema.field(at).data_type();
         let mut any = false;
         let found = self.kept.iter().enumerate().map(|(place, segment)| {
-            let key = || self.segments.file_of(*segment).column(self.segments.get(*segment).row_group, at, data_type);
             if values.is_null(place)
-                && let Some(column) = key().and_then(|key| self.cache.peek(&key))
+                && let Some(column) = self.segments.held(*segment, at, self.cache)
             {
                 any = true;
                 return Ok(of_zone(&column));
@@ -260,11 +344,11 @@ impl Statistics<'_> {
 
 impl PruningStatistics for Statistics<'_> {
     fn min_values(&self, column: &Name) -> Option<ArrayRef> {
-        self.values(column, |known| &known.min, |column| column.zone.min.clone())
+        self.values(column, |known| &known.min, |column| column.zone.lower())
     }
 
     fn max_values(&self, column: &Name) -> Option<ArrayRef> {
-        self.values(column, |known| &known.max, |column| column.zone.max.clone())
+        self.values(column, |known| &known.max, |column| column.zone.upper())
     }
 
     fn num_containers(&self) -> usize {

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
+use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
@@ -44,6 +45,9 @@ const MORSEL_ROWS: usize = 64 << 10;
 const FILTERED_MORSEL_ROWS: usize = 128 << 10;
 /// How many times each partition comes to take rows, at least: none waits long for the last.
 const TURNS: usize = 8;
+/// When fewer than one row in so many passes, they are sorted in less time than the other cores save by looking for them: a
+/// row takes some hundred nanoseconds to sort, and one or two to be left out.
+const FEW: f64 = 64.0;
 
 /// Scans a table's row groups: columns that are in memory from there, the others from their files.
 ///
@@ -77,6 +81,8 @@ pub struct HotSource {
     pub(super) is_asked_again: bool,
     /// The column by which a TopK above sorts, and whether it wants the largest.
     promise: Option<(usize, bool)>,
+    /// The column by which its rows are known to be sorted, and how a plan says so.
+    order: Option<(usize, SortOptions)>,
     metrics: ExecutionPlanMetricsSet,
 }
 
@@ -114,6 +120,7 @@ impl HotSource {
             fetch: None,
             is_asked_again: false,
             promise: None,
+            order: None,
             metrics: ExecutionPlanMetricsSet::new(),
             segments,
         };
@@ -189,6 +196,23 @@ impl HotSource {
         estimate::outlook(self)
     }
 
+    /// The same scan in one partition, whose rows come in `order`. `None` = they do not, or it is not known; or so few pass
+    /// the filters that sorting them takes less time than looking for them in one partition.
+    pub(super) fn in_order_of(&self, order: &[PhysicalSortExpr]) -> Option<Self> {
+        let [by] = order else { return None };
+        let column = self.column_of(by.expr.downcast_ref::<Column>()?.index())?;
+        // With a limit the first rows are meant by which it is sorted already.
+        let may_change = self.order.is_none() && !self.coded.contains(&true);
+        if by.options.descending || !may_change || !self.segments.is_sorted(column, &self.cache) {
+            return None;
+        }
+        let few = |share: f64| share * FEW < 1.0;
+        let is_faster = self.partitions == 1 || !estimate::rows_and_share(self).1.is_some_and(few);
+        // Files are read and decoded by all partitions.
+        let in_order = || Self { partitions: 1, promise: None, order: Some((column, by.options)), ..self.fresh() };
+        (is_faster && self.outlook().absent_segments == 0).then(in_order)
+    }
+
     /// Segments in which rows may pass the filters, as far as it is known before they are looked at.
     pub(super) fn may_pass(&self) -> &[u32] {
         self.may_pass.get_or_init(|| {
@@ -253,6 +277,29 @@ impl HotSource {
     pub(super) fn column_of(&self, output: usize) -> Option<usize> {
         let projected = self.projection.iter().nth(output)?;
         projected.expr.downcast_ref::<Column>().map(Column::index)
+    }
+
+    /// What the filters say of the columns of the output.
+    fn equal_columns(&self) -> EquivalenceProperties {
+        let whole = || EquivalenceProperties::new(self.schema.clone());
+        // A value that a column is known to have is of the type it had before it was given as codes.
+        if self.filters.is_empty() || self.coded.contains(&true) {
+            return whole();
+        }
+        let table = self.segments.schema();
+        let mut properties = EquivalenceProperties::new(table.clone());
+        for filter in &self.filters {
+            let equal = filter.downcast_ref::<BinaryExpr>().filter(|binary| *binary.op() == Operator::Eq);
+            if let Some(equal) = equal
+                && properties.add_equal_conditions(equal.left().clone(), equal.right().clone()).is_err()
+            {
+                return whole();
+            }
+        }
+        match self.projection.projection_mapping(table) {
+            Ok(mapping) => properties.project(&mapping, self.schema.clone()),
+            Err(_) => whole(),
+        }
     }
 
     fn queue(&self, segments: impl IntoIterator<Item = u32>) -> Queue {
@@ -324,6 +371,9 @@ impl DataSource for HotSource {
             let direction = if descending { "largest" } else { "smallest" };
             write!(f, ", first={direction} {}", self.segments.schema().field(column).name())?;
         }
+        if let Some((column, _)) = self.order {
+            write!(f, ", order={}", self.segments.schema().field(column).name())?;
+        }
         Ok(())
     }
 
@@ -333,7 +383,7 @@ impl DataSource for HotSource {
         _repartition_file_min_size: usize,
         _output_ordering: Option<LexOrdering>,
     ) -> Result<Option<Arc<dyn DataSource>>> {
-        let partitions = self.worth(target_partitions);
+        let partitions = if self.order.is_some() { 1 } else { self.worth(target_partitions) };
         Ok((partitions > self.partitions).then(|| Arc::new(Self { partitions, ..self.fresh() }) as _))
     }
 
@@ -342,25 +392,16 @@ impl DataSource for HotSource {
     }
 
     fn eq_properties(&self) -> EquivalenceProperties {
-        let whole = || EquivalenceProperties::new(self.schema.clone());
-        // A value that a column is known to have is of the type it had before it was given as codes.
-        if self.filters.is_empty() || self.coded.contains(&true) {
-            return whole();
-        }
-        let table = self.segments.schema();
-        let mut properties = EquivalenceProperties::new(table.clone());
-        for filter in &self.filters {
-            let equal = filter.downcast_ref::<BinaryExpr>().filter(|binary| *binary.op() == Operator::Eq);
-            if let Some(equal) = equal
-                && properties.add_equal_conditions(equal.left().clone(), equal.right().clone()).is_err()
-            {
-                return whole();
+        let mut properties = self.equal_columns();
+        if let Some((column, options)) = self.order {
+            for (output, field) in self.schema.fields().iter().enumerate() {
+                if self.column_of(output) == Some(column) {
+                    let by = Arc::new(Column::new(field.name(), output));
+                    properties.add_ordering([PhysicalSortExpr::new(by, options)]);
+                }
             }
         }
-        match self.projection.projection_mapping(table) {
-            Ok(mapping) => properties.project(&mapping, self.schema.clone()),
-            Err(_) => whole(),
-        }
+        properties
     }
 
     fn scheduling_type(&self) -> SchedulingType {
@@ -441,6 +482,10 @@ impl DataSource for HotSource {
 
     /// Segments that promise the rows that are wanted come first; the sort above stays.
     fn try_pushdown_sort(&self, order: &[PhysicalSortExpr]) -> Result<SortOrderPushdownResult<Arc<dyn DataSource>>> {
+        // Others are not to come first.
+        if self.order.is_some() {
+            return Ok(SortOrderPushdownResult::Unsupported);
+        }
         let first = order.first().and_then(|first| Some((first.expr.downcast_ref::<Column>()?, first.options)));
         let column = first.and_then(|(column, options)| Some((self.column_of(column.index())?, options.descending)));
         Ok(match column.filter(|(column, _)| self.segments.has_bounds(*column)) {

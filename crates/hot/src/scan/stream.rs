@@ -149,11 +149,10 @@ impl Reader {
         if let Some(file) = &mut self.file {
             let batch = match self.queue.wanted() {
                 Some(0) => None,
-                _ => file.batches.next().await.transpose()?,
+                _ => file.next(&self.scan).await?,
             };
             match batch {
                 Some(batch) => {
-                    file.rows += batch.num_rows();
                     let columns = batch.columns().iter().cloned().map(Values::Plain).collect();
                     let range = 0..batch.num_rows();
                     let rows = Rows::new(u32::MAX, range.end, columns);

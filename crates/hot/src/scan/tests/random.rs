@@ -151,6 +151,7 @@ fn query(u: &mut Unstructured) -> Drawn<(String, bool)> {
         0 => (format!("select * from t {filter}"), false),
         1 => (format!("select n, i, s, i as again from t {filter}"), false),
         2 => (format!("select l, x, p from t {filter}"), false),
+        3 if filter.is_empty() => ("select min(f), max(f), count(*) from t".to_owned(), false),
         3 => (format!("select count(*), count(s), min(n), max(f), sum(i) from t {filter}"), false),
         4 => (format!("select s, p, count(*), min(d), max(ts) from t {filter} group by s, p"), false),
         5 => (format!("select {by}, id, s from t {filter} order by {by} {direction}, id limit {rows}"), true),

@@ -18,16 +18,18 @@ use datafusion::datasource::physical_plan::{FileGroup, FileScanConfig, FileScanC
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::Result;
+use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use datafusion::parquet::file::properties::WriterProperties;
+use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use parking_lot::Mutex;
 
-use super::super::{Bounds, HotSource, Segments};
+use super::super::{Bounds, HotSource, InOrder, Segments};
 use crate::cache::{Cache, When};
 use crate::file::{Asked, File, Load, Size};
 use crate::key::{ColumnKey, FileKey};
@@ -190,7 +192,11 @@ impl TableProvider for Table {
 /// A session in which `t` is `table`.
 pub(super) fn session(table: Arc<dyn TableProvider>, partitions: usize, batch_size: usize) -> SessionContext {
     let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(batch_size);
-    let context = SessionContext::new_with_config(config);
+    let mut rules = PhysicalOptimizer::new().rules;
+    let sorts = rules.iter().position(|rule| rule.name() == "PushdownSort").expect("DataFusion has this rule");
+    rules.insert(sorts, Arc::new(InOrder));
+    let state = SessionStateBuilder::new().with_config(config).with_default_features();
+    let context = SessionContext::new_with_state(state.with_physical_optimizer_rules(rules).build());
     context.register_table("t", table).expect("registered");
     context
 }

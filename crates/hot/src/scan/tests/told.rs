@@ -19,7 +19,7 @@ use super::table::{Table, answer, session, texts, write};
 use crate::cache::Cache;
 
 /// Two files of two row groups of `rows` rows: `id` ascends through all, `v` descends, `s` has three values.
-fn table(rows: i64) -> (TempDir, Table) {
+pub(super) fn table(rows: i64) -> (TempDir, Table) {
     let schema = Schema::new(vec![
         Field::new("id", DataType::Int64, false),
         Field::new("v", DataType::Int64, true),
@@ -43,11 +43,11 @@ fn table(rows: i64) -> (TempDir, Table) {
     (folder, table)
 }
 
-fn context(table: &Table, partitions: usize) -> SessionContext {
+pub(super) fn context(table: &Table, partitions: usize) -> SessionContext {
     session(Arc::new(table.clone()), partitions, 8192)
 }
 
-async fn plan(context: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
+pub(super) async fn plan(context: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
     context.sql(sql).await.expect("a query").create_physical_plan().await.expect("a plan")
 }
 
