@@ -454,8 +454,9 @@ fn each(
     let schema = Arc::clone(&planned.schema);
     let placeholders = rows.placeholders.clone();
     let types = rows.types.clone();
-    let batches = Arc::clone(&rows.batches);
-    let positions: Vec<_> = batches
+    let bound = Arc::clone(&rows.bound);
+    let positions: Vec<_> = bound
+        .batches
         .iter()
         .enumerate()
         .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch, row)))
@@ -464,7 +465,7 @@ fn each(
     let runs = stream::iter(positions).then(move |(batch, row)| {
         let (engine, planned, run) = (Arc::clone(&engine), Arc::clone(&planned), Arc::clone(&run));
         let (state, template) = (Arc::clone(&state), LogicalPlan::clone(&template));
-        let values = params::values(&placeholders, &types, &batches[batch], row);
+        let values = params::values(&placeholders, &types, &bound.batches[batch], row);
         let values = values.map(|values| params::assigned(&placeholders, values));
         async move {
             let plan = state.optimize(&template.replace_params_with_values(&values?)?)?;

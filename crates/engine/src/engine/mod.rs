@@ -26,7 +26,8 @@ use crate::bridge::{self, Weight};
 use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
-use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory};
+use crate::kept::{self, Kept, PlannedQueries};
+use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory, UploadMemory};
 use crate::plan::{Planned, Planner, Work, reference};
 use crate::plan_cache::{CacheFigures, PlanCache};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
@@ -55,9 +56,9 @@ pub struct Engine {
     spill: Arc<Spill>,
     sessions: Sessions,
     prepared: PreparedStatements,
-    plans: PlanCache,
+    plans: Arc<PlanCache>,
     results: Arc<ResultCache>,
-    planned: Expiring<QueryId, Arc<Planned>>,
+    planned: Arc<PlannedQueries>,
     /// Cancelled before they ran; their tickets stay dead for as long as they are valid.
     cancelled: Expiring<QueryId, Principal>,
     runs: Arc<Runs>,
@@ -129,14 +130,18 @@ impl Engine {
             memory.share_with(hot);
             hot.load_behind(cpu.handle(Lane::Heavy).clone());
         }
+        let plans = Arc::new(PlanCache::new(&config));
+        let planned = Arc::new(kept::planned_queries(&config));
+        let kept = Kept { planned: Arc::clone(&planned), plans: Arc::clone(&plans), catalog: Arc::clone(&catalog) };
+        memory.add_reclaimer(Arc::new(kept));
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));
         let engine = Arc::new(Self {
             sessions: Sessions::new(&config, front_end, &limits),
             prepared: PreparedStatements::new(&config),
-            plans: PlanCache::new(&config),
+            plans,
             results,
-            planned: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
+            planned,
             cancelled: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             runs: Arc::default(),
             draining: AtomicBool::new(false),
@@ -229,6 +234,12 @@ impl Engine {
     /// `NotFound`.
     pub fn prepared(&self, handle: PreparedHandle, session: &Session) -> Result<Arc<Prepared>, Error> {
         self.prepared.get(handle, &session.principal)
+    }
+
+    /// Memory for what the caller is about to upload, of which it has nothing yet.
+    pub fn upload_memory(&self, session: &Session) -> UploadMemory {
+        let limit = self.limits(&session.principal).memory_limit;
+        UploadMemory::new(&self.memory, session.principal.clone(), limit)
     }
 
     /// Closes the caller's prepared statement; closing one that is gone is fine. Returns whether it was open.
@@ -371,6 +382,11 @@ impl Engine {
         self.results.figures()
     }
 
+    /// How many planned queries wait for their client to fetch them, and how many bytes they take, about.
+    pub fn planned(&self) -> (usize, usize) {
+        (self.planned.len(), self.planned.weight())
+    }
+
     pub(crate) fn results(&self) -> &Arc<ResultCache> {
         &self.results
     }
@@ -449,7 +465,12 @@ impl Engine {
         [Lane::Heavy, Lane::Light].map(|lane| self.admission.queued(lane)).iter().sum()
     }
 
-    /// Bytes that running queries have reserved.
+    /// Bytes that are held for what clients have uploaded.
+    pub fn memory_uploaded(&self) -> u64 {
+        self.memory.uploaded()
+    }
+
+    /// Bytes that running queries and uploads have reserved.
     pub fn memory_reserved(&self) -> usize {
         usize::try_from(self.memory.held()).unwrap_or(usize::MAX)
     }

@@ -6,6 +6,8 @@
 //! what can be spilled stays within its fair share: equal between principals of equal priority, and equal
 //! between the queries of one. DataFusion's `FairSpillPool` shares between operators instead, so that a query
 //! with many gets more, and does not check the total.
+//!
+//! What clients have uploaded is held too (`upload`), and is as much less for queries to share.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -79,30 +81,35 @@ impl fmt::Display for Refusal {
 
 /// The shared budget.
 pub(crate) struct Budget {
-    limit: u64,
+    pub(super) limit: u64,
     /// Bytes that are there although no query holds them, as last measured.
     unaccounted: AtomicU64,
     /// Somebody waits for a grant that did not fit.
     wanted: AtomicBool,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     reclaimers: RwLock<Vec<Arc<dyn Reclaim>>>,
     /// Called when a query has given back what it held.
     freed: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// The sum of what queries hold.
-    held: u64,
-    parties: HashMap<Principal, Party>,
+pub(super) struct State {
+    /// The sum of what queries and uploads hold.
+    pub(super) held: u64,
+    /// Of that, what uploads hold.
+    pub(super) uploaded: u64,
+    pub(super) parties: HashMap<Principal, Party>,
 }
 
-/// One principal's part in the budget; gone with its last query.
+/// One principal's part in the budget; gone with its last query and upload.
 #[derive(Debug, Default)]
-struct Party {
-    held: u64,
-    queries: u64,
-    /// Of the queries, those that count when shares are worked out.
+pub(super) struct Party {
+    pub(super) held: u64,
+    /// Of that, what uploads hold.
+    pub(super) uploaded: u64,
+    /// Queries and uploads.
+    pub(super) members: u64,
+    /// The queries that count when shares are worked out.
     sharing: u64,
     priority: u32,
 }
@@ -130,9 +137,14 @@ impl Budget {
         self.limit
     }
 
-    /// The sum of what queries hold, in bytes.
+    /// The sum of what queries and uploads hold, in bytes.
     pub(crate) fn held(&self) -> u64 {
         self.state.lock().held
+    }
+
+    /// What uploads hold of that, in bytes.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.state.lock().uploaded
     }
 
     /// What a new query could be granted now, in bytes: what is free, and what caches would let go of for it.
@@ -154,6 +166,13 @@ impl Budget {
     /// memory for a moment longer than its turn lasts.
     pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
         let _ = self.freed.set(Box::new(freed));
+    }
+
+    /// Says that there is more. Not under a lock of the budget's.
+    pub(super) fn tell_freed(&self) {
+        if let Some(freed) = self.freed.get() {
+            freed();
+        }
     }
 
     /// Nobody waits for a grant any more.
@@ -182,13 +201,14 @@ impl Budget {
         got
     }
 
-    /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole
-    /// budget is granted as the whole budget, and the only query is granted whatever it asks: it would wait for nobody.
+    /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole budget, less
+    /// what uploads hold, is granted as just that, and the only query is granted whatever it asks: it would wait for nobody.
     pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
-        let bytes = bytes.min(self.limit).min(claim.principal_limit);
         let grant = self.grant_once(claim, bytes).or_else(|| {
             let free = self.free_of(&self.state.lock());
-            (self.reclaim(bytes.saturating_sub(free)) > 0).then(|| self.grant_once(claim, bytes)).flatten()
+            (self.reclaim(bytes.min(self.limit).saturating_sub(free)) > 0)
+                .then(|| self.grant_once(claim, bytes))
+                .flatten()
         });
         // A light query that gets its little says nothing about who waits for much.
         if claim.shares {
@@ -199,23 +219,24 @@ impl Budget {
 
     fn grant_once(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let mut state = self.state.lock();
-        if bytes > self.free_of(&state) && state.held > 0 {
-            return None;
-        }
         let known = state.parties.get(&claim.principal);
-        if known.is_some_and(|party| party.held + bytes > claim.principal_limit) {
+        let (held, uploaded) = known.map_or((0, 0), |party| (party.held, party.uploaded));
+        let most = self.limit.saturating_sub(state.uploaded).min(claim.principal_limit.saturating_sub(uploaded));
+        let bytes = bytes.min(most);
+        let others_run = state.held > state.uploaded;
+        if (others_run && bytes > self.free_of(&state)) || held + bytes > claim.principal_limit {
             return None;
         }
         state.held += bytes;
         let party = state.parties.entry(claim.principal.clone()).or_default();
         party.priority = claim.priority;
         party.held += bytes;
-        party.queries += 1;
+        party.members += 1;
         party.sharing += u64::from(claim.shares);
         Some(Grant { budget: Arc::clone(self), claim: claim.clone(), bytes, held: AtomicU64::new(bytes) })
     }
 
-    fn free_of(&self, state: &State) -> u64 {
+    pub(super) fn free_of(&self, state: &State) -> u64 {
         self.limit.saturating_sub(state.held).saturating_sub(self.beside().0)
     }
 
@@ -234,8 +255,18 @@ impl Budget {
 }
 
 impl State {
+    /// A query or an upload of `principal` is over.
+    pub(super) fn leave(&mut self, principal: &Principal) {
+        let Some(party) = self.parties.get_mut(principal) else { return };
+        party.members -= 1;
+        if party.members == 0 {
+            self.parties.remove(principal);
+        }
+    }
+
     /// The fair share of each query of `principal`. A grant that somebody waits for counts as one more principal.
     fn share(&self, principal: &Principal, limit: u64, wanted: bool) -> u64 {
+        let limit = limit.saturating_sub(self.uploaded);
         let Some(party) = self.parties.get(principal) else { return limit };
         let priority = u64::from(party.priority);
         let sharing = self.parties.values().filter(|party| party.sharing > 0);
@@ -353,15 +384,10 @@ impl Drop for Grant {
             let mut state = self.budget.state.lock();
             self.set(&mut state, 0);
             let Some(party) = state.parties.get_mut(&self.claim.principal) else { return };
-            party.queries -= 1;
             party.sharing -= u64::from(self.claim.shares);
-            if party.queries == 0 {
-                state.parties.remove(&self.claim.principal);
-            }
+            state.leave(&self.claim.principal);
         }
-        if let Some(freed) = self.budget.freed.get() {
-            freed();
-        }
+        self.budget.tell_freed();
     }
 }
 
