@@ -134,6 +134,8 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),
                 "memory_uploaded_bytes": engine.memory_uploaded(),
+                "memory_unaccounted_bytes": engine.memory_unaccounted(),
+                "memory_pressure": engine.memory_pressure(),
                 "spilled_bytes": engine.spilled(),
                 "planned": planned(engine),
                 "plan_cache": cache(engine.plan_cache()),

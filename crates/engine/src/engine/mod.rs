@@ -63,6 +63,8 @@ pub struct Engine {
     cancelled: Expiring<QueryId, Principal>,
     runs: Arc<Runs>,
     draining: AtomicBool,
+    /// The guard admits no heavy query.
+    memory_pressure: AtomicBool,
     sweeper: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -145,6 +147,7 @@ impl Engine {
             cancelled: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             runs: Arc::default(),
             draining: AtomicBool::new(false),
+            memory_pressure: AtomicBool::new(false),
             sweeper: Mutex::default(),
             planner: Planner { config: Arc::new(config.clone()), catalog },
             config: Arc::new(config),
@@ -465,6 +468,16 @@ impl Engine {
         [Lane::Heavy, Lane::Light].map(|lane| self.admission.queued(lane)).iter().sum()
     }
 
+    /// Whether so much memory is there that no heavy query is admitted.
+    pub fn memory_pressure(&self) -> bool {
+        self.memory_pressure.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are there although nobody holds them, as last measured: caches, and what is not counted.
+    pub fn memory_unaccounted(&self) -> u64 {
+        self.memory.unaccounted()
+    }
+
     /// Bytes that are held for what clients have uploaded.
     pub fn memory_uploaded(&self) -> u64 {
         self.memory.uploaded()
@@ -497,6 +510,7 @@ impl Engine {
 
 impl Load for Engine {
     fn pause(&self, paused: bool) {
+        self.memory_pressure.store(paused, Ordering::Relaxed);
         self.admission.pause(paused);
     }
 
@@ -509,7 +523,7 @@ impl Load for Engine {
         self.runs.len()
     }
 
-    fn end_largest(&self, limit: u64) -> Option<u64> {
-        self.runs.end_largest(|held| memory::shed_text(held, limit))
+    fn end_largest(&self, limit: u64, least: u64) -> Option<u64> {
+        self.runs.end_largest(least, |held| memory::shed_text(held, limit))
     }
 }

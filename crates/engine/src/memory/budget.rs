@@ -162,6 +162,10 @@ impl Budget {
         self.unaccounted.store(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn unaccounted(&self) -> u64 {
+        self.unaccounted.load(Ordering::Relaxed)
+    }
+
     /// Calls `freed` whenever a query has given back what it held: the operators of a query that has ended may hold
     /// memory for a moment longer than its turn lasts.
     pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {

@@ -79,6 +79,14 @@ impl Memory {
         }
     }
 
+    /// Bytes that are there although nobody holds them, as last measured.
+    pub(crate) fn unaccounted(&self) -> u64 {
+        match self {
+            Self::Fair(budget) => budget.unaccounted(),
+            Self::Stock { .. } => 0,
+        }
+    }
+
     /// Bytes that a new query could be granted.
     pub(crate) fn free(&self) -> u64 {
         match self {
