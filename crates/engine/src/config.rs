@@ -139,7 +139,7 @@ pub struct Config {
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
     /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Meanwhile
-    /// the query stands still and keeps its memory, so keep it below `queue_timeout`.
+    /// the query stands still and keeps what its operators have in memory, so keep it below `queue_timeout`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub idle_stream_timeout: Duration,

@@ -187,9 +187,10 @@ impl<G: Send + 'static> Admission<G> {
             (changed, admitted, refused)
         };
         for Admitted { principal, grant, waited } in admitted {
-            let slot = Slot { admission: Arc::clone(self), lane, principal, started: Instant::now() };
+            let started = Instant::now();
+            let slot = Slot { admission: Arc::clone(self), lane, principal, started: Some(started) };
             let Waiter { since, answer } = waited.who;
-            let waited = slot.started.saturating_duration_since(since);
+            let waited = started.saturating_duration_since(since);
             // The permit of a waiter that is gone comes back, is dropped, and lets the next one in.
             let _ = answer.send(Ok(Permit { grant, waited, slot }));
         }
@@ -240,7 +241,7 @@ impl<G: Send + 'static> Permit<G> {
     }
 
     /// Lets others have the slot while this query stands still, such as for a client that reads slowly; it
-    /// keeps what it took of the memory. Dropping what is returned ends that at once, without a queue.
+    /// keeps what it took of the memory, but for what it lends. Dropping what is returned ends that at once, without a queue.
     pub(crate) fn park(&self) -> Parked<'_, G> {
         let slot = &self.slot;
         slot.admission.change(slot.lane, None, |queue| queue.park(&slot.principal));
@@ -252,18 +253,34 @@ struct Slot<G: Send + 'static> {
     admission: Arc<Admission<G>>,
     lane: Lane,
     principal: Principal,
-    started: Instant,
+    /// `None` when its end says nothing of how long queries run.
+    started: Option<Instant>,
 }
 
 impl<G: Send + 'static> Drop for Slot<G> {
     fn drop(&mut self) {
-        let ran = self.started.elapsed();
+        let ran = self.started.map(|started| started.elapsed());
         self.admission.change(self.lane, None, |queue| queue.ended(&self.principal, ran));
     }
 }
 
 /// A query that stands still.
 pub(crate) struct Parked<'a, G: Send + 'static>(&'a Slot<G>);
+
+impl<G: Send + 'static> Parked<'_, G> {
+    /// Waits, as one that comes new, until `take` has what the query needs to go on.
+    ///
+    /// # Errors
+    /// As [`Admission::enter`].
+    pub(crate) async fn resume(self, take: impl FnMut() -> Option<G> + Send + 'static) -> Result<(), Error> {
+        let Self(slot) = &self;
+        let mut again = slot.admission.enter(&slot.principal, slot.lane, take).await?;
+        // Its own slot takes the place of the one it has waited for.
+        again.slot.started = None;
+        drop(self);
+        Ok(())
+    }
+}
 
 impl<G: Send + 'static> Drop for Parked<'_, G> {
     fn drop(&mut self) {

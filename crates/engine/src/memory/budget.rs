@@ -237,7 +237,7 @@ impl Budget {
         party.held += bytes;
         party.members += 1;
         party.sharing += u64::from(claim.shares);
-        Some(Grant { budget: Arc::clone(self), claim: claim.clone(), bytes, held: AtomicU64::new(bytes) })
+        Some(Grant { budget: Arc::clone(self), claim: claim.clone(), bytes: bytes.into(), held: bytes.into() })
     }
 
     pub(super) fn free_of(&self, state: &State) -> u64 {
@@ -284,17 +284,16 @@ impl State {
 pub(crate) struct Grant {
     budget: Arc<Budget>,
     claim: Claim,
-    /// What was set aside.
-    bytes: u64,
+    /// What is set aside. Changed under the budget's lock only.
+    bytes: AtomicU64,
     /// The greater of that and what is used. Changed under the budget's lock only.
     held: AtomicU64,
 }
 
 impl Grant {
     /// Bytes set aside for the query.
-    #[cfg(test)]
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// The greater of what was set aside and what is used.
@@ -308,7 +307,7 @@ impl Grant {
         let held = self.held();
         let free = held + self.budget.lendable_of(&state).saturating_sub(self.budget.limit / KEPT_FREE);
         let room = free.min(self.share(&state).max(held));
-        room.min(self.claim.principal_limit).max(self.bytes)
+        room.min(self.claim.principal_limit).max(self.bytes())
     }
 
     /// Holds `used` bytes, or as many as were set aside if that is more.
@@ -316,7 +315,7 @@ impl Grant {
     /// # Errors
     /// When the budget or the shares do not allow as many.
     pub(crate) fn hold(&self, used: u64, can_spill: bool) -> Result<(), Refusal> {
-        let wanted = used.max(self.bytes);
+        let wanted = used.max(self.bytes());
         match self.hold_once(wanted, can_spill) {
             Err(refusal @ Refusal::Full { .. }) => {
                 let kept = if can_spill { self.budget.limit / KEPT_FREE } else { 0 };
@@ -363,10 +362,50 @@ impl Grant {
 
     /// Holds `used` bytes even when the budget does not allow as many: they have been allocated already.
     pub(crate) fn hold_anyway(&self, used: u64) {
-        let wanted = used.max(self.bytes);
+        let wanted = used.max(self.bytes());
         if wanted != self.held() {
             self.set(&mut self.budget.state.lock(), wanted);
         }
+    }
+
+    /// Sets nothing aside any more: of what was, only the `used` bytes stay held. Returns how many were set aside.
+    pub(crate) fn lend(&self, used: u64) -> u64 {
+        let mut state = self.budget.state.lock();
+        self.set(&mut state, used);
+        self.bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Says that there is more for others.
+    pub(crate) fn tell_freed(&self) {
+        self.budget.tell_freed();
+    }
+
+    /// Sets the `lent` bytes aside again, and holds `used` if that is more; `false` while there are not as many. The only
+    /// query that holds anything has them in any case, as it had when it started.
+    pub(crate) fn take_back(&self, lent: u64, used: u64) -> bool {
+        let once = || {
+            let mut state = self.budget.state.lock();
+            let (wanted, held) = (used.max(lent), self.held());
+            let more = wanted.saturating_sub(held);
+            let missing = more.saturating_sub(self.budget.free_of(&state));
+            if missing > 0 && state.held > state.uploaded + held {
+                return Err(missing);
+            }
+            let own = state.parties.get(&self.claim.principal);
+            let others = own.map_or(0, |party| party.held - party.uploaded - held);
+            if others > 0 && own.is_some_and(|party| party.held + more > self.claim.principal_limit) {
+                return Err(0);
+            }
+            self.bytes.store(lent, Ordering::Relaxed);
+            self.set(&mut state, wanted);
+            Ok(())
+        };
+        let done =
+            once().or_else(|missing| if self.budget.reclaim(missing) > 0 { once() } else { Err(missing) }).is_ok();
+        if self.claim.shares {
+            self.budget.wanted.store(!done, Ordering::Relaxed);
+        }
+        done
     }
 
     fn share(&self, state: &State) -> u64 {
@@ -401,6 +440,33 @@ mod tests {
 
     fn claim(name: &str) -> Claim {
         Claim { principal: Principal::new(name), priority: 10, principal_limit: u64::MAX, shares: true }
+    }
+
+    #[test]
+    fn what_a_query_lends_is_for_others_until_it_takes_it_back() {
+        let budget = Budget::new(1000);
+        let a = budget.try_grant(&claim("a"), 700).expect("it fits");
+        a.hold(100, true).expect("its own");
+        assert_eq!((a.lend(100), budget.held(), budget.free()), (700, 100, 900));
+        let b = budget.try_grant(&claim("b"), 600).expect("what was lent");
+        assert!(!a.take_back(700, 100), "300 are free, and it has 100");
+        assert_eq!(budget.held(), 700, "a try changes nothing");
+        drop(b);
+        let capped = Claim { principal_limit: 300, ..claim("b") };
+        let (first, second) = (budget.try_grant(&capped, 300).expect("it fits"), budget.try_grant(&capped, 0));
+        first.lend(0);
+        second.as_ref().expect("nothing fits").hold(200, false).expect("what was lent");
+        assert!(!first.take_back(300, 0), "its principal may not have both");
+        drop(second);
+        assert!(first.take_back(300, 0));
+        drop(first);
+        assert!(a.take_back(700, 100));
+        assert_eq!((a.bytes(), budget.held()), (700, 700));
+        a.lend(300);
+        budget.set_unaccounted(600);
+        assert!(a.take_back(700, 300), "it waits for nobody when nobody else runs");
+        drop(a);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use datafusion::arrow::array::StringArray;
 
 use super::*;
 use crate::engine::CancelOutcome;
-use crate::memory::Memory;
+use crate::memory::{Claim, Memory};
 use crate::prepared::Prepared;
 
 const MIB: u64 = 1 << 20;
@@ -110,4 +110,35 @@ async fn queries_that_wait_make_room_unless_their_ticket_does_not_tell_all() {
     assert!(matches!(again(large.id(), None).await, Err(Error::Stale(_))));
     let large = again(large.id(), Some(Statement::Sql("SELECT id FROM t".into()))).await.unwrap();
     assert_eq!(lines(&fixture.run(&session, large).await.unwrap().0), "1; 2; 3");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_whose_client_does_not_read_lends_its_memory() {
+    let fixture = Fixture::new(Config { stream_buffer: ByteSize::kib(64), ..Config::default() }).await;
+    let (engine, session) = (&fixture.engine, fixture.session("ann"));
+    fixture.numbers("n.parquet", 0..1_000_000);
+    let held = engine.memory_reserved();
+    let planned = fixture.plan(&session, "SELECT id FROM n WHERE id >= 0").await;
+    let mut stream = engine.run(&session, planned, Part::Whole, None, as_they_are).unwrap();
+    let first = stream.next().await.unwrap().unwrap().0.num_rows();
+    let granted = engine.memory_reserved();
+    let shrinks = async |to: usize| {
+        while engine.memory_reserved() > to {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    let patience = std::time::Duration::from_secs(10);
+    tokio::time::timeout(patience, shrinks(128 << 10)).await.expect("no more than what may wait for the client");
+    assert!(granted > 128 << 10, "it was granted {granted}");
+
+    let Memory::Fair(budget) = engine.memory() else { panic!("our own") };
+    let claim = Claim { principal: Principal::new("bob"), priority: 10, principal_limit: u64::MAX, shares: true };
+    let other = budget.try_grant(&claim, budget.free()).expect("what was lent");
+    let all = tokio::spawn(async move { stream.map_ok(|Batch(batch)| batch.num_rows()).try_collect::<Vec<_>>().await });
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert!(!all.is_finished(), "it waits for its memory");
+    drop(other);
+    let rest = tokio::time::timeout(patience, all).await.expect("it goes on").unwrap().unwrap();
+    assert_eq!(first + rest.iter().sum::<usize>(), 1_000_000);
+    tokio::time::timeout(patience, shrinks(held)).await.expect("all is given back");
 }
