@@ -307,18 +307,17 @@ impl Turn {
 }
 
 impl Standing<'_> {
-    /// Waits for its turn and its memory, as one that comes new.
-    ///
-    /// # Errors
-    /// What admission says.
-    pub(crate) async fn resume(self) -> Result<(), Error> {
+    /// Waits for its turn and its memory. When that takes too long it goes on without, and others spill or wait: it may be
+    /// among those that wait for each other, and its client has a part of the result.
+    pub(crate) async fn resume(self) {
         let Self { turn, parked, lent } = self;
-        let Some((lent, released)) = lent else { return Ok(()) };
+        let Some((lent, released)) = lent else { return };
         let memory = Arc::clone(turn.permit.grant());
         let take = move || memory.take_back(lent, released as u64).then(|| Arc::clone(&memory));
-        parked.resume(take).await?;
+        if !parked.resume(take).await {
+            turn.permit.grant().take_back_anyway(lent);
+        }
         turn.uncounted.grow(released);
-        Ok(())
     }
 }
 

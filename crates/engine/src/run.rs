@@ -332,7 +332,7 @@ where
                 let parked = turn.as_ref().map(|turn| turn.park());
                 sent.await?;
                 if let Some(parked) = parked {
-                    parked.resume().await?;
+                    parked.resume().await;
                 }
             }
         }

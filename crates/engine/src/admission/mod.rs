@@ -60,6 +60,15 @@ struct Waiter<G: Send + 'static> {
     answer: oneshot::Sender<Result<Permit<G>, Error>>,
 }
 
+/// Who joins the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// May be one too many.
+    New,
+    /// Stood still, and has given a part of its result: it is not refused.
+    Again,
+}
+
 /// How many queries run and wait.
 #[cfg(test)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,9 +121,19 @@ impl<G: Send + 'static> Admission<G> {
         lane: Lane,
         take: impl FnMut() -> Option<G> + Send + 'static,
     ) -> Result<Permit<G>, Error> {
+        self.wait(principal, lane, Box::new(take), Arrival::New).await
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        principal: &Principal,
+        lane: Lane,
+        take: Take<G>,
+        arrival: Arrival,
+    ) -> Result<Permit<G>, Error> {
         let since = Instant::now();
         let (answer, answered) = oneshot::channel();
-        let place = self.join(principal, lane, Waiter { since, answer }, Box::new(take));
+        let place = self.join(principal, lane, Waiter { since, answer }, take, arrival);
         let timeout = Some(self.limits.of(principal).queue_timeout).filter(|timeout| !timeout.is_zero());
         match tokio::time::timeout(timeout.unwrap_or(Duration::MAX), answered).await {
             Ok(Ok(outcome)) => outcome,
@@ -160,12 +179,20 @@ impl<G: Send + 'static> Admission<G> {
         }
     }
 
-    fn join(self: &Arc<Self>, principal: &Principal, lane: Lane, waiter: Waiter<G>, take: Take<G>) -> Place<G> {
+    fn join(
+        self: &Arc<Self>,
+        principal: &Principal,
+        lane: Lane,
+        waiter: Waiter<G>,
+        take: Take<G>,
+        arrival: Arrival,
+    ) -> Place<G> {
         let mut limits = *self.limits.of(principal);
         if lane == Lane::Light {
             limits.max_concurrent_queries = usize::MAX;
         }
-        let ticket = self.change(lane, Some(principal), |queue| queue.join(principal, &limits, waiter, take));
+        let joined = (arrival == Arrival::New).then_some(principal);
+        let ticket = self.change(lane, joined, |queue| queue.join(principal, &limits, waiter, take));
         Place { admission: Arc::clone(self), lane, principal: principal.clone(), ticket }
     }
 
@@ -268,17 +295,20 @@ impl<G: Send + 'static> Drop for Slot<G> {
 pub(crate) struct Parked<'a, G: Send + 'static>(&'a Slot<G>);
 
 impl<G: Send + 'static> Parked<'_, G> {
-    /// Waits, as one that comes new, until `take` has what the query needs to go on.
-    ///
-    /// # Errors
-    /// As [`Admission::enter`].
-    pub(crate) async fn resume(self, take: impl FnMut() -> Option<G> + Send + 'static) -> Result<(), Error> {
+    /// Waits in the queue, however long that is, until `take` has what the query needs to go on. `false` when that took
+    /// longer than one may wait: it has its slot again all the same.
+    pub(crate) async fn resume(self, take: impl FnMut() -> Option<G> + Send + 'static) -> bool {
         let Self(slot) = &self;
-        let mut again = slot.admission.enter(&slot.principal, slot.lane, take).await?;
-        // Its own slot takes the place of the one it has waited for.
-        again.slot.started = None;
-        drop(self);
-        Ok(())
+        let again = slot.admission.wait(&slot.principal, slot.lane, Box::new(take), Arrival::Again).await;
+        match again {
+            Ok(mut again) => {
+                // Its own slot takes the place of the one it has waited for.
+                again.slot.started = None;
+                drop(self);
+                true
+            }
+            Err(_) => false,
+        }
     }
 }
 

@@ -408,6 +408,13 @@ impl Grant {
         done
     }
 
+    /// Sets the `lent` bytes aside again, and holds `used` if that is more, even when the budget does not allow as many.
+    pub(crate) fn take_back_anyway(&self, lent: u64, used: u64) {
+        let mut state = self.budget.state.lock();
+        self.bytes.store(lent, Ordering::Relaxed);
+        self.set(&mut state, used.max(lent));
+    }
+
     fn share(&self, state: &State) -> u64 {
         state.share(&self.claim.principal, self.budget.limit, self.budget.wanted.load(Ordering::Relaxed))
     }

@@ -178,6 +178,13 @@ impl QueryMemory {
         }
     }
 
+    /// Has `lent` bytes again, whatever others hold.
+    pub(crate) fn take_back_anyway(&self, lent: u64) {
+        if let Source::Budget(grant) = &self.source {
+            grant.take_back_anyway(lent, self.state.lock().used);
+        }
+    }
+
     fn put(&self, state: &mut State, id: usize, usage: Usage) {
         let Some(consumer) = state.consumers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut consumer.usage, usage).charged;
