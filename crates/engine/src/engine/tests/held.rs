@@ -45,9 +45,9 @@ async fn what_is_bound_is_counted_until_nobody_has_it() {
     drop(planned);
     assert_eq!(engine.memory_reserved(), 0);
 
-    let _prepared = bound(&fixture, &session, MIB).await;
+    let prepared = bound(&fixture, &session, MIB).await;
     engine.close_session(&session);
-    drop(_prepared);
+    drop(prepared);
     assert_eq!(engine.memory_uploaded(), 0, "it goes with its session");
 }
 
