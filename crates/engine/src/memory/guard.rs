@@ -28,8 +28,6 @@ const TOLERATED_SHARE: u64 = 20;
 const TOLERATED: u64 = 64 << 20;
 /// The share of a cgroup's limit that is left: above it a query is ended.
 const CGROUP_LEFT: u64 = 16;
-/// What a query has to hold to be ended: what is missing, or one part in this many of the budget if that is less.
-const WORTH_SHARE: u64 = 10;
 /// Free pages are given back when resident memory is this much above live memory, and at most this often.
 const PURGE_ABOVE: u64 = 96 << 20;
 const PURGE_EVERY: Duration = Duration::from_millis(200);
@@ -37,6 +35,8 @@ const PURGE_EVERY: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_secs(1);
 /// How long a query that was ended has to let go before the next is ended.
 const LETTING_GO: Duration = Duration::from_millis(500);
+/// What a query has to hold to be ended: what is missing, or one part in this many of the budget if that is less.
+const WORTH_SHARE: u64 = 10;
 
 /// What the process's allocator says of itself, and what it can be asked for.
 pub trait Allocator: Send + Sync + 'static {
