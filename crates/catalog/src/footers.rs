@@ -59,6 +59,16 @@ impl Footers {
         self.cache.budget()
     }
 
+    /// Bytes that they take.
+    pub(crate) fn used(&self) -> usize {
+        self.cache.size().1
+    }
+
+    /// Drops up to `bytes`. Returns how many that are.
+    pub(crate) fn evict(&self, bytes: usize) -> usize {
+        self.cache.evict(bytes)
+    }
+
     /// What there is, and how often it was asked for.
     pub(crate) fn statistics(&self) -> CacheStatistics {
         CacheStatistics::of(&self.cache)

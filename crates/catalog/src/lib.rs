@@ -251,6 +251,17 @@ impl Catalog {
         }
     }
 
+    /// Bytes that take what is known about files.
+    pub fn metadata_bytes(&self) -> usize {
+        self.workshop.footers.used() + self.workshop.facts.size().1
+    }
+
+    /// Forgets up to `bytes` of what is known about files, what was used longest ago first. Returns how many that are.
+    pub fn evict_metadata(&self, bytes: usize) -> usize {
+        let footers = self.workshop.footers.evict(bytes);
+        footers + self.workshop.facts.evict(bytes.saturating_sub(footers))
+    }
+
     /// The object stores for DataFusion's `RuntimeEnv`: the live snapshots, by URLs only this crate makes. There is no
     /// `file://`, and no store can be added.
     pub fn object_stores(&self) -> Arc<dyn ObjectStoreRegistry> {

@@ -129,6 +129,10 @@ pub struct Config {
     /// How many planned queries wait for their client to fetch them. At the bound the oldest is dropped;
     /// its ticket still works as long as its tables have not changed.
     pub planned_max: usize,
+    /// Memory for the plans of queries that wait for their client to fetch them. At the bound the oldest is dropped, as at
+    /// that of `planned_max`. Raise it when many clients plan long statements well before they fetch them.
+    #[schemars(with = "String")]
+    pub planned_limit: ByteSize,
     /// How long a planned query waits for its client to fetch it, and how long its ticket is valid.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
@@ -137,7 +141,7 @@ pub struct Config {
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
     /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Meanwhile
-    /// the query stands still and keeps its memory, so keep it below `queue_timeout`.
+    /// the query stands still and keeps what its operators have in memory, so keep it below `queue_timeout`.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub idle_stream_timeout: Duration,
@@ -183,6 +187,7 @@ impl Default for Config {
             prepared_per_session_max: 1_000,
             prepared_ttl: Duration::from_secs(60 * 60),
             planned_max: 1_024,
+            planned_limit: ByteSize::mib(64),
             ticket_ttl: Duration::from_secs(10 * 60),
             stream_buffer: ByteSize::mib(4),
             idle_stream_timeout: Duration::from_secs(2 * 60),

@@ -16,11 +16,13 @@ pub(crate) enum WhenFull {
     EvictOldest,
 }
 
-/// At most `max` entries, each living for `ttl` after its last use. Values are handed out by clone.
+/// At most `max` entries, each living for `ttl` after its last use. Values are handed out by clone. None is dropped while
+/// the map is locked: what it holds may come back here when it goes.
 #[derive(Debug)]
 pub(crate) struct Expiring<K, V> {
     entries: Mutex<Entries<K, V>>,
     max: usize,
+    weight_max: usize,
     ttl: Duration,
     when_full: WhenFull,
 }
@@ -31,11 +33,14 @@ struct Entries<K, V> {
     /// Keys by the turn of their last use: the first is the one that was used longest ago.
     order: BTreeMap<u64, K>,
     turn: u64,
+    /// The sum of all weights.
+    weight: usize,
 }
 
 #[derive(Debug)]
 struct Entry<V> {
     value: V,
+    weight: usize,
     used: Instant,
     turn: u64,
 }
@@ -45,49 +50,58 @@ struct Entry<V> {
 pub(crate) struct Full;
 
 impl<K: Eq + Hash + Clone, V> Entries<K, V> {
-    fn put(&mut self, key: K, value: V) {
-        self.remove(&key);
+    fn put(&mut self, key: K, value: V, weight: usize) -> Option<V> {
+        let before = self.remove(&key);
         self.turn += 1;
+        self.weight += weight;
         self.order.insert(self.turn, key.clone());
-        self.by_key.insert(key, Entry { value, used: Instant::now(), turn: self.turn });
+        self.by_key.insert(key, Entry { value, weight, used: Instant::now(), turn: self.turn });
+        before
     }
 
     fn remove(&mut self, key: &K) -> Option<V> {
         let entry = self.by_key.remove(key)?;
         self.order.remove(&entry.turn);
+        self.weight -= entry.weight;
         Some(entry.value)
     }
 
-    fn remove_oldest(&mut self) {
-        if let Some((_, oldest)) = self.order.pop_first() {
-            self.by_key.remove(&oldest);
-        }
+    fn remove_oldest(&mut self) -> Option<V> {
+        let oldest = self.order.values().next()?.clone();
+        self.remove(&oldest)
     }
 
-    /// Drops what was not used for `ttl`.
-    fn expire(&mut self, ttl: Duration) {
+    /// Moves to `out` what was not used for `ttl`.
+    fn expire(&mut self, ttl: Duration, out: &mut Vec<V>) {
         let now = Instant::now();
         while let Some(oldest) = self.order.values().next()
             && self.by_key.get(oldest).is_none_or(|entry| now.duration_since(entry.used) >= ttl)
         {
-            self.remove_oldest();
+            out.extend(self.remove_oldest());
         }
     }
 }
 
 impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
     pub(crate) fn new(max: usize, ttl: Duration, when_full: WhenFull) -> Self {
-        let entries = Entries { by_key: HashMap::new(), order: BTreeMap::new(), turn: 0 };
-        Self { entries: Mutex::new(entries), max, ttl, when_full }
+        let entries = Entries { by_key: HashMap::new(), order: BTreeMap::new(), turn: 0, weight: 0 };
+        Self { entries: Mutex::new(entries), max, weight_max: usize::MAX, ttl, when_full }
+    }
+
+    /// The oldest make room too when all together weigh more than this; the newest stays, whatever its weight.
+    pub(crate) fn within(self, weight_max: usize) -> Self {
+        Self { weight_max, ..self }
     }
 
     /// The live entry of `key`, which counts as a use.
     pub(crate) fn get(&self, key: &K) -> Option<V> {
-        let mut entries = self.entries.lock();
-        entries.expire(self.ttl);
-        let value = entries.by_key.get(key)?.value.clone();
-        entries.put(key.clone(), value.clone());
-        Some(value)
+        self.change(|entries, out| {
+            entries.expire(self.ttl, out);
+            let Entry { value, weight, .. } = entries.by_key.get(key)?;
+            let (value, weight) = (value.clone(), *weight);
+            entries.put(key.clone(), value.clone(), weight);
+            Some(value)
+        })
     }
 
     /// Puts `value` under `key`, over an older one.
@@ -95,22 +109,54 @@ impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
     /// # Errors
     /// [`Full`], when the map refuses and all its entries are live.
     pub(crate) fn insert(&self, key: K, value: V) -> Result<(), Full> {
-        let mut entries = self.entries.lock();
-        if entries.by_key.len() >= self.max && !entries.by_key.contains_key(&key) {
-            entries.expire(self.ttl);
-            if entries.by_key.len() >= self.max {
-                if self.when_full == WhenFull::Refuse {
-                    return Err(Full);
+        self.insert_weighing(key, value, 0)
+    }
+
+    /// As [`Self::insert`], for a value that weighs `weight`.
+    ///
+    /// # Errors
+    /// As [`Self::insert`].
+    pub(crate) fn insert_weighing(&self, key: K, value: V, weight: usize) -> Result<(), Full> {
+        self.change(|entries, out| {
+            if entries.by_key.len() >= self.max && !entries.by_key.contains_key(&key) {
+                entries.expire(self.ttl, out);
+                if entries.by_key.len() >= self.max {
+                    if self.when_full == WhenFull::Refuse {
+                        return Err(Full);
+                    }
+                    out.extend(entries.remove_oldest());
                 }
-                entries.remove_oldest();
             }
-        }
-        entries.put(key, value);
-        Ok(())
+            out.extend(entries.put(key, value, weight));
+            while entries.weight > self.weight_max && entries.by_key.len() > 1 {
+                out.extend(entries.remove_oldest());
+            }
+            Ok(())
+        })
     }
 
     pub(crate) fn remove(&self, key: &K) -> Option<V> {
         self.entries.lock().remove(key)
+    }
+
+    /// Drops entries that `may_go`, the oldest first, until they weigh `weight` together. Returns how much they weigh.
+    pub(crate) fn evict(&self, weight: usize, may_go: impl Fn(&V) -> bool) -> usize {
+        self.change(|entries, out| {
+            let mut evicted = 0;
+            let goes = |key: &&K| {
+                let entry = entries.by_key.get(*key).filter(|entry| evicted < weight && may_go(&entry.value));
+                evicted += entry.map_or(0, |entry| entry.weight);
+                entry.is_some()
+            };
+            let going: Vec<K> = entries.order.values().filter(goes).cloned().collect();
+            out.extend(going.iter().filter_map(|key| entries.remove(key)));
+            evicted
+        })
+    }
+
+    /// What all entries weigh.
+    pub(crate) fn weight(&self) -> usize {
+        self.entries.lock().weight
     }
 
     /// How many entries there are, those included that have expired and were not dropped yet.
@@ -120,24 +166,38 @@ impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
 
     /// How many live entries `matches`.
     pub(crate) fn count(&self, matches: impl Fn(&V) -> bool) -> usize {
-        let mut entries = self.entries.lock();
-        entries.expire(self.ttl);
-        entries.by_key.values().filter(|entry| matches(&entry.value)).count()
+        self.change(|entries, out| {
+            entries.expire(self.ttl, out);
+            entries.by_key.values().filter(|entry| matches(&entry.value)).count()
+        })
     }
 
     pub(crate) fn retain(&self, keep: impl Fn(&V) -> bool) {
-        let Entries { by_key, order, .. } = &mut *self.entries.lock();
-        by_key.retain(|_, entry| keep(&entry.value) || order.remove(&entry.turn).is_none());
+        self.change(|entries, out| {
+            let going = entries.by_key.iter().filter(|(_, entry)| !keep(&entry.value));
+            let going: Vec<K> = going.map(|(key, _)| key.clone()).collect();
+            out.extend(going.iter().filter_map(|key| entries.remove(key)));
+        });
     }
 
     /// Drops what expired. Called now and then, so that an idle server gives memory back.
     pub(crate) fn sweep(&self) {
-        self.entries.lock().expire(self.ttl);
+        self.change(|entries, out| entries.expire(self.ttl, out));
+    }
+
+    /// Changes the entries, and drops what is `out` when they are no longer locked.
+    fn change<R>(&self, change: impl FnOnce(&mut Entries<K, V>, &mut Vec<V>) -> R) -> R {
+        let mut out = Vec::new();
+        let changed = change(&mut self.entries.lock(), &mut out);
+        drop(out);
+        changed
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -165,6 +225,48 @@ mod tests {
             tokio::time::advance(Duration::from_secs(11)).await;
             map.insert("d", 5).expect("what expired makes room");
             assert_eq!(map.count(|_| true), 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn entries_are_bounded_by_weight_too() {
+        let map = Expiring::new(9, Duration::from_secs(10), WhenFull::EvictOldest).within(10);
+        for (key, weight) in [("a", 4), ("b", 4), ("a", 2), ("c", 5)] {
+            map.insert_weighing(key, weight, weight).expect("it evicts");
+        }
+        assert_eq!((map.get(&"b"), map.get(&"a"), map.weight()), (None, Some(2), 7));
+        assert_eq!(map.evict(1, |weight| *weight < 5), 2, "the oldest that may go");
+        map.insert_weighing("d", 99, 99).expect("it evicts");
+        assert_eq!((map.len(), map.get(&"d")), (1, Some(99)), "the newest stays");
+        map.remove(&"d");
+        assert_eq!((map.evict(1, |_| true), map.weight()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_may_come_back_to_the_map() {
+        #[derive(Debug, Clone)]
+        struct Value(std::sync::Weak<Expiring<u8, Arc<Value>>>);
+        impl Drop for Value {
+            fn drop(&mut self) {
+                let _ = self.0.upgrade().map(|map| map.len());
+            }
+        }
+        let map = Arc::new(Expiring::new(2, Duration::from_secs(10), WhenFull::EvictOldest).within(10));
+        let value = || Arc::new(Value(Arc::downgrade(&map)));
+        for key in [0, 1, 2, 2] {
+            map.insert_weighing(key, value(), 4).expect("it evicts");
+        }
+        map.insert_weighing(2, value(), 9).expect("it evicts");
+        map.retain(|_| false);
+        map.insert_weighing(1, value(), 4).expect("there is room");
+        map.evict(4, |_| true);
+        for end in
+            [Expiring::sweep, |map: &Expiring<_, _>| _ = map.get(&1), |map: &Expiring<_, _>| _ = map.count(|_| true)]
+        {
+            map.insert(1, value()).expect("there is room");
+            tokio::time::advance(Duration::from_secs(11)).await;
+            end(&map);
+            assert_eq!(map.len(), 0);
         }
     }
 }

@@ -19,7 +19,7 @@ use futures::{Stream, StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::admission::{Lane, Permit};
+use crate::admission::{Lane, Parked, Permit};
 use crate::config::Partitions;
 use crate::engine::Engine;
 use crate::error::Error;
@@ -46,6 +46,13 @@ pub(crate) enum Effort {
     Careful,
 }
 
+/// How many streams give the result of one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Streams {
+    One,
+    Several,
+}
+
 /// A physical plan, and what it will need.
 #[derive(Debug)]
 pub(crate) struct Fitted {
@@ -63,8 +70,18 @@ pub(crate) struct Fitted {
 pub(crate) struct Turn {
     pub(crate) context: Arc<TaskContext>,
     /// For what DataFusion does not count.
-    _uncounted: MemoryReservation,
+    uncounted: MemoryReservation,
+    /// Of that, what may wait for the client; `None` when other streams of the same run go on while one stands still.
+    buffered: Option<usize>,
     permit: Permit<Arc<QueryMemory>>,
+}
+
+/// A query that stands still, as its client does not read.
+pub(crate) struct Standing<'a> {
+    turn: &'a Turn,
+    parked: Parked<'a, Arc<QueryMemory>>,
+    /// What it has left to others of what was granted, and of what is not counted.
+    lent: Option<(u64, usize)>,
 }
 
 impl fmt::Debug for Turn {
@@ -108,7 +125,7 @@ async fn attempt(
     let cancel = fitted.cancel.clone();
     // An attempt that fails leaves nothing running that holds memory: the next wants it.
     let ends = cancel.clone().drop_guard();
-    let turn = fitted.turn(engine, planned, run).await?;
+    let turn = fitted.turn(engine, planned, run, Streams::One).await?;
     let another_may_follow = fitted.effort == Effort::Usual && engine.memory().counts_all();
     run.on_trial(another_may_follow.then(|| cancel.clone()));
     let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
@@ -215,7 +232,13 @@ impl Fitted {
     ///
     /// # Errors
     /// What admission says; what DataFusion says of the memory.
-    pub(crate) async fn turn(&self, engine: &Engine, planned: &Planned, run: &Run) -> Result<Arc<Turn>, Error> {
+    pub(crate) async fn turn(
+        &self,
+        engine: &Engine,
+        planned: &Planned,
+        run: &Run,
+        streams: Streams,
+    ) -> Result<Arc<Turn>, Error> {
         let shared = engine.memory().clone();
         let limits = engine.limits(&planned.principal);
         let limit = planned.settings.query_memory_limit.min(shared.limit());
@@ -262,16 +285,39 @@ impl Fitted {
             memory: figures,
             spill,
         });
-        let turn = Arc::new(Turn { context, _uncounted: uncounted, permit });
+        let stream_buffer = usize::try_from(engine.config().stream_buffer.0).unwrap_or(usize::MAX);
+        let buffered = (streams == Streams::One).then_some(stream_buffer);
+        let turn = Arc::new(Turn { context, uncounted, buffered, permit });
         run.has_turn(&turn);
         Ok(turn)
     }
 }
 
 impl Turn {
-    /// Leaves its slot to others while what is returned lives: the query stands still, and keeps its memory.
-    pub(crate) fn park(&self) -> impl Sized + '_ {
-        self.permit.park()
+    /// Leaves its slot to others, as the query stands still, and its memory but for what operators have and what waits for
+    /// the client. What else is there, such as the row groups it was reading, is what the guard measures.
+    pub(crate) fn park(&self) -> Standing<'_> {
+        let lent = self.buffered.map(|buffered| {
+            let released = self.uncounted.size().saturating_sub(buffered);
+            self.uncounted.shrink(released);
+            (self.permit.grant().lend(), released)
+        });
+        Standing { turn: self, parked: self.permit.park(), lent }
+    }
+}
+
+impl Standing<'_> {
+    /// Waits for its turn and its memory. When that takes too long it goes on without, and others spill or wait: it may be
+    /// among those that wait for each other, and its client has a part of the result.
+    pub(crate) async fn resume(self) {
+        let Self { turn, parked, lent } = self;
+        let Some((lent, released)) = lent else { return };
+        let memory = Arc::clone(turn.permit.grant());
+        let take = move || memory.take_back(lent, released as u64).then(|| Arc::clone(&memory));
+        if !parked.resume(take).await {
+            turn.permit.grant().take_back_anyway(lent);
+        }
+        turn.uncounted.grow(released);
     }
 }
 

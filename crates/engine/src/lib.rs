@@ -9,6 +9,7 @@
 //! | `plan` | SQL text and pinned tables -> a [`Planned`] query |
 //! | `plan_cache` | plans that are kept for the next time their statement is asked |
 //! | `result_cache` | results that are kept for the next time |
+//! | `kept` | planned queries, plans and what is known of files, as what queries may ask for room |
 //! | `launch` | how a query is split, what it needs, its turn, its memory, and a second try |
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
 //! | `admission` | which query may run now, which waits, which is refused |
@@ -39,6 +40,7 @@ mod fit;
 mod footprint;
 mod growing;
 mod interrupt;
+mod kept;
 mod launch;
 mod memory;
 mod names;
@@ -63,7 +65,7 @@ pub use bridge::Weight;
 pub use config::{Config, MemoryPoolKind, Partitions, SpillCompression};
 pub use engine::{CancelOutcome, Engine, FunctionNames, TableDescription};
 pub use error::{Error, ErrorKind};
-pub use memory::Allocator;
+pub use memory::{Allocator, UploadMemory};
 pub use options::DatafusionOptions;
 pub use plan::{Planned, Statement};
 pub use plan_cache::CacheFigures;

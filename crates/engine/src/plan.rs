@@ -25,11 +25,15 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::footprint;
 use crate::names::{Finder, Names};
-use crate::plan_cache::Ready;
+use crate::plan_cache::{Ready, weight_of};
+use crate::prepared::Bound;
 use crate::query::QueryId;
 use crate::run::Parts;
 use crate::settings::Settings;
 use crate::sql;
+
+/// What a planned query takes beside its plans.
+const ENTRY_BYTES: usize = 1 << 10;
 
 /// How deep views may use views.
 const VIEW_DEPTH_MAX: usize = 32;
@@ -67,6 +71,8 @@ pub struct Planned {
     pub(crate) snapshots: u64,
     pub(crate) plan_time: Duration,
     pub(crate) parts: Mutex<Option<Arc<Parts>>>,
+    /// Whether its ticket says all that it takes to plan it again: what is bound to a statement it does not.
+    pub(crate) ticket_tells_all: bool,
 }
 
 /// What running a planned query means.
@@ -87,7 +93,7 @@ pub(crate) enum Work {
 pub(crate) struct BoundRows {
     pub(crate) placeholders: sql::Placeholders,
     pub(crate) types: crate::params::Types,
-    pub(crate) batches: Arc<[RecordBatch]>,
+    pub(crate) bound: Arc<Bound>,
 }
 
 impl Planned {
@@ -130,6 +136,22 @@ impl Planned {
             }
             Work::Batch(_) | Work::Change { .. } => (0, Some(0)),
         }
+    }
+
+    /// Bytes that it takes while it waits for its client, about.
+    pub(crate) fn weight(&self) -> usize {
+        let plans = match &self.work {
+            Work::Query(ready) => ready.weight,
+            Work::Each { template, .. } => weight_of(template),
+            Work::Batch(batch) => batch.get_array_memory_size(),
+            Work::Change { .. } => 0,
+        };
+        plans.saturating_add(ENTRY_BYTES)
+    }
+
+    /// Whether nothing is lost but time when it is dropped: it has rows of nobody, and nobody has fetched a part of it.
+    pub(crate) fn can_be_planned_again(&self) -> bool {
+        self.ticket_tells_all && self.parts.lock().is_none()
     }
 
     /// Whether its result is there without computing.

@@ -12,6 +12,7 @@ use uuid::Uuid;
 use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
+use crate::memory::UploadMemory;
 use crate::params::Types;
 use crate::plan::Statement;
 use crate::session::{Session, SessionId};
@@ -55,6 +56,14 @@ pub(crate) struct Described {
     pub(crate) schema: Option<SchemaRef>,
 }
 
+/// Rows of parameters that a client has bound.
+#[derive(Debug)]
+pub(crate) struct Bound {
+    pub(crate) batches: Vec<RecordBatch>,
+    /// What they take. Held as long as they are, by whoever still has them.
+    pub(crate) _memory: UploadMemory,
+}
+
 /// A prepared statement.
 #[derive(Debug)]
 pub struct Prepared {
@@ -64,7 +73,7 @@ pub struct Prepared {
     pub(crate) statement: Statement,
     /// In common with all who have prepared the same.
     pub(crate) described: Arc<Described>,
-    pub(crate) bound: Mutex<Option<Arc<[RecordBatch]>>>,
+    pub(crate) bound: Mutex<Option<Arc<Bound>>>,
 }
 
 impl Prepared {
@@ -92,21 +101,19 @@ impl Prepared {
         self.described.schema.as_ref()
     }
 
-    /// Binds the rows of `batches`; the statement runs once for each. No batches, or batches without
-    /// rows and columns, unbind.
+    /// Binds the rows of `batches`, for which `memory` is held; the statement runs once for each. No batches, or
+    /// batches without rows and columns, unbind.
     ///
     /// # Errors
     /// `Invalid` when the columns do not match the parameters.
-    pub fn bind(&self, batches: Vec<RecordBatch>) -> Result<(), Error> {
+    pub fn bind(&self, batches: Vec<RecordBatch>, memory: UploadMemory) -> Result<(), Error> {
         let nothing = batches.iter().all(|batch| batch.num_rows() == 0 && batch.num_columns() == 0);
-        if nothing {
-            *self.bound.lock() = None;
-            return Ok(());
-        }
-        for batch in &batches {
+        for batch in batches.iter().filter(|_| !nothing) {
             crate::params::columns(&self.described.placeholders, batch)?;
         }
-        *self.bound.lock() = Some(batches.into());
+        let bound = (!nothing).then(|| Arc::new(Bound { batches, _memory: memory }));
+        // Dropped when the lock is free: memory that is given back may let a query in.
+        let _before = std::mem::replace(&mut *self.bound.lock(), bound);
         Ok(())
     }
 }

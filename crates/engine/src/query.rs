@@ -371,14 +371,14 @@ impl Runs {
         own.map(|run| run.cancel.cancel()).count()
     }
 
-    /// Ends the run that uses most memory, if any uses some; `why` says it to its client, given how many bytes
-    /// that is. Returns them.
-    pub(crate) fn end_largest(&self, why: impl FnOnce(u64) -> String) -> Option<u64> {
+    /// Ends the run that uses most memory, if that is some, and as much as `least` bytes; `why` says it to its client,
+    /// given how many bytes it is. Returns them.
+    pub(crate) fn end_largest(&self, least: u64, why: impl FnOnce(u64) -> String) -> Option<u64> {
         let running = self.running.lock();
         let ending = |run: &Run| run.cancel.is_cancelled() || run.letting_go.load(Ordering::Relaxed);
         let candidates = running.values().flatten().filter(|run| !ending(run));
         let (used, largest) = candidates.map(|run| (run.memory_used(), run)).max_by_key(|(used, _)| *used)?;
-        (used > 0).then(|| {
+        (used >= least.max(1)).then(|| {
             largest.shed(why(used));
             used
         })

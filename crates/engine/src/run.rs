@@ -28,7 +28,7 @@ use crate::admission::Lane;
 use crate::bridge::{self, Bounds, Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::launch::{Effort, Fitted, Held, Turn, fit, launch};
+use crate::launch::{Effort, Fitted, Held, Streams, Turn, fit, launch};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Work};
 use crate::plan_cache::Ready;
@@ -40,7 +40,7 @@ use crate::runtime::CpuRuntime;
 /// have read waits in memory meanwhile.
 const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a client may keep its query waiting before the query's slot is left to others meanwhile.
+/// How long a client may keep its query waiting before the query's slot and memory are left to others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the answer to a client is held back for its first rows, so that both leave at once.
@@ -97,7 +97,8 @@ impl Parts {
         planned: &Planned,
         run: &Run,
     ) -> Result<SendableRecordBatchStream, Error> {
-        let turn = Arc::clone(self.turn.get_or_try_init(|| self.fitted.turn(engine, planned, run)).await?);
+        let turn =
+            Arc::clone(self.turn.get_or_try_init(|| self.fitted.turn(engine, planned, run, Streams::Several)).await?);
         let plan = &self.fitted.plan;
         let partitions = (0..plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
         let streams: Result<Vec<_>, DataFusionError> =
@@ -328,8 +329,11 @@ where
             Ok(sent) => sent?,
             Err(_) => {
                 let turn = run.turn();
-                let _parked = turn.as_ref().map(|turn| turn.park());
+                let parked = turn.as_ref().map(|turn| turn.park());
                 sent.await?;
+                if let Some(parked) = parked {
+                    parked.resume().await;
+                }
             }
         }
     }
@@ -454,8 +458,9 @@ fn each(
     let schema = Arc::clone(&planned.schema);
     let placeholders = rows.placeholders.clone();
     let types = rows.types.clone();
-    let batches = Arc::clone(&rows.batches);
-    let positions: Vec<_> = batches
+    let bound = Arc::clone(&rows.bound);
+    let positions: Vec<_> = bound
+        .batches
         .iter()
         .enumerate()
         .flat_map(|(batch, rows)| (0..rows.num_rows()).map(move |row| (batch, row)))
@@ -464,7 +469,7 @@ fn each(
     let runs = stream::iter(positions).then(move |(batch, row)| {
         let (engine, planned, run) = (Arc::clone(&engine), Arc::clone(&planned), Arc::clone(&run));
         let (state, template) = (Arc::clone(&state), LogicalPlan::clone(&template));
-        let values = params::values(&placeholders, &types, &batches[batch], row);
+        let values = params::values(&placeholders, &types, &bound.batches[batch], row);
         let values = values.map(|values| params::assigned(&placeholders, values));
         async move {
             let plan = state.optimize(&template.replace_params_with_values(&values?)?)?;

@@ -144,17 +144,19 @@ impl FlightService for FlightSql {
         let first = messages.try_next().await?.ok_or_else(|| Status::invalid_argument("the upload is empty"))?;
         let descriptor = first.flight_descriptor.clone();
         let descriptor = descriptor.ok_or_else(|| Status::invalid_argument("the first message has no descriptor"))?;
+        let mut memory = server.engine.upload_memory(&call.session);
+        let hold = |bytes| memory.grow(bytes);
         let result = match commands::of_descriptor(&descriptor)? {
             Asked::Prepared(handle) => {
-                let upload = read_upload(first, messages, &server.upload).await?;
-                prepared::bind(server, &call, handle, upload)?
+                let upload = read_upload(first, messages, &server.upload, hold).await?;
+                prepared::bind(server, &call, handle, upload, memory)?
             }
             Asked::Put(command) if matches!(*command, Command::CommandStatementIngest(_)) => {
                 return Err(not_offered("bulk ingestion is"));
             }
             Asked::Put(command) => {
-                let upload = read_upload(first, messages, &server.upload).await?;
-                update::update(server, &call, *command, upload).await?
+                let upload = read_upload(first, messages, &server.upload, hold).await?;
+                update::update(server, &call, *command, upload, memory).await?
             }
             _ => return Err(not_offered("uploading to this descriptor is")),
         };

@@ -53,6 +53,7 @@ impl From<UploadError> for Status {
     fn from(error: UploadError) -> Self {
         match error {
             UploadError::Transport { source } => *source,
+            UploadError::NoRoom { source } => status(*source),
             UploadError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
             other => Status::invalid_argument(other.to_string()),
         }

@@ -133,7 +133,11 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
                 "queued": engine.queued(),
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),
+                "memory_uploaded_bytes": engine.memory_uploaded(),
+                "memory_unaccounted_bytes": engine.memory_unaccounted(),
+                "memory_pressure": engine.memory_pressure(),
                 "spilled_bytes": engine.spilled(),
+                "planned": planned(engine),
                 "plan_cache": cache(engine.plan_cache()),
                 "result_cache": cache(engine.result_cache()),
                 "stores": stores(engine),
@@ -152,6 +156,12 @@ fn stores(engine: &Engine) -> Vec<Value> {
         json!({ "url": url, "reads": reads, "bytes": bytes, "sent_twice": sent_twice })
     };
     engine.stores().into_iter().map(one).collect()
+}
+
+/// Queries that wait for their client to fetch them.
+fn planned(engine: &Engine) -> Value {
+    let (entries, bytes) = engine.planned();
+    json!({ "entries": entries, "bytes": bytes })
 }
 
 fn cache(figures: CacheFigures) -> Value {

@@ -24,5 +24,5 @@ fuzz_target!(|bytes: &[u8]| {
     let mut messages = messages(bytes).into_iter();
     let first = messages.next().unwrap_or_default();
     let limits = UploadLimits { bytes: 1 << 20, ..UploadLimits::default() };
-    let _ = futures::executor::block_on(read_upload(first, stream::iter(messages.map(Ok)), &limits));
+    let _ = futures::executor::block_on(read_upload(first, stream::iter(messages.map(Ok)), &limits, |_| Ok(())));
 });

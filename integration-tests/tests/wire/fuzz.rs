@@ -79,7 +79,7 @@ fn uploads_of_any_bytes_are_refused_in_order() {
     let read = |messages: Vec<FlightData>| {
         let mut messages = messages.into_iter();
         let first = messages.next().unwrap_or_default();
-        futures::executor::block_on(read_upload(first, stream::iter(messages.map(Ok)), &limits))
+        futures::executor::block_on(read_upload(first, stream::iter(messages.map(Ok)), &limits, |_| Ok(())))
     };
     assert_eq!(read(good.clone()).unwrap().num_rows(), 3);
     arbtest::arbtest(|u| {

@@ -60,6 +60,15 @@ struct Waiter<G: Send + 'static> {
     answer: oneshot::Sender<Result<Permit<G>, Error>>,
 }
 
+/// Who joins the queue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// May be one too many.
+    New,
+    /// Stood still, and has given a part of its result: it is not refused.
+    Again,
+}
+
 /// How many queries run and wait.
 #[cfg(test)]
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -112,9 +121,19 @@ impl<G: Send + 'static> Admission<G> {
         lane: Lane,
         take: impl FnMut() -> Option<G> + Send + 'static,
     ) -> Result<Permit<G>, Error> {
+        self.wait(principal, lane, Box::new(take), Arrival::New).await
+    }
+
+    async fn wait(
+        self: &Arc<Self>,
+        principal: &Principal,
+        lane: Lane,
+        take: Take<G>,
+        arrival: Arrival,
+    ) -> Result<Permit<G>, Error> {
         let since = Instant::now();
         let (answer, answered) = oneshot::channel();
-        let place = self.join(principal, lane, Waiter { since, answer }, Box::new(take));
+        let place = self.join(principal, lane, Waiter { since, answer }, take, arrival);
         let timeout = Some(self.limits.of(principal).queue_timeout).filter(|timeout| !timeout.is_zero());
         match tokio::time::timeout(timeout.unwrap_or(Duration::MAX), answered).await {
             Ok(Ok(outcome)) => outcome,
@@ -160,12 +179,20 @@ impl<G: Send + 'static> Admission<G> {
         }
     }
 
-    fn join(self: &Arc<Self>, principal: &Principal, lane: Lane, waiter: Waiter<G>, take: Take<G>) -> Place<G> {
+    fn join(
+        self: &Arc<Self>,
+        principal: &Principal,
+        lane: Lane,
+        waiter: Waiter<G>,
+        take: Take<G>,
+        arrival: Arrival,
+    ) -> Place<G> {
         let mut limits = *self.limits.of(principal);
         if lane == Lane::Light {
             limits.max_concurrent_queries = usize::MAX;
         }
-        let ticket = self.change(lane, Some(principal), |queue| queue.join(principal, &limits, waiter, take));
+        let joined = (arrival == Arrival::New).then_some(principal);
+        let ticket = self.change(lane, joined, |queue| queue.join(principal, &limits, waiter, take));
         Place { admission: Arc::clone(self), lane, principal: principal.clone(), ticket }
     }
 
@@ -187,9 +214,10 @@ impl<G: Send + 'static> Admission<G> {
             (changed, admitted, refused)
         };
         for Admitted { principal, grant, waited } in admitted {
-            let slot = Slot { admission: Arc::clone(self), lane, principal, started: Instant::now() };
+            let started = Instant::now();
+            let slot = Slot { admission: Arc::clone(self), lane, principal, started: Some(started) };
             let Waiter { since, answer } = waited.who;
-            let waited = slot.started.saturating_duration_since(since);
+            let waited = started.saturating_duration_since(since);
             // The permit of a waiter that is gone comes back, is dropped, and lets the next one in.
             let _ = answer.send(Ok(Permit { grant, waited, slot }));
         }
@@ -240,7 +268,7 @@ impl<G: Send + 'static> Permit<G> {
     }
 
     /// Lets others have the slot while this query stands still, such as for a client that reads slowly; it
-    /// keeps what it took of the memory. Dropping what is returned ends that at once, without a queue.
+    /// keeps what it took of the memory, but for what it lends. Dropping what is returned ends that at once, without a queue.
     pub(crate) fn park(&self) -> Parked<'_, G> {
         let slot = &self.slot;
         slot.admission.change(slot.lane, None, |queue| queue.park(&slot.principal));
@@ -252,18 +280,37 @@ struct Slot<G: Send + 'static> {
     admission: Arc<Admission<G>>,
     lane: Lane,
     principal: Principal,
-    started: Instant,
+    /// `None` when its end says nothing of how long queries run.
+    started: Option<Instant>,
 }
 
 impl<G: Send + 'static> Drop for Slot<G> {
     fn drop(&mut self) {
-        let ran = self.started.elapsed();
+        let ran = self.started.map(|started| started.elapsed());
         self.admission.change(self.lane, None, |queue| queue.ended(&self.principal, ran));
     }
 }
 
 /// A query that stands still.
 pub(crate) struct Parked<'a, G: Send + 'static>(&'a Slot<G>);
+
+impl<G: Send + 'static> Parked<'_, G> {
+    /// Waits in the queue, however long that is, until `take` has what the query needs to go on. `false` when that took
+    /// longer than one may wait: it has its slot again all the same.
+    pub(crate) async fn resume(self, take: impl FnMut() -> Option<G> + Send + 'static) -> bool {
+        let Self(slot) = &self;
+        let again = slot.admission.wait(&slot.principal, slot.lane, Box::new(take), Arrival::Again).await;
+        match again {
+            Ok(mut again) => {
+                // Its own slot takes the place of the one it has waited for.
+                again.slot.started = None;
+                drop(self);
+                true
+            }
+            Err(_) => false,
+        }
+    }
+}
 
 impl<G: Send + 'static> Drop for Parked<'_, G> {
     fn drop(&mut self) {

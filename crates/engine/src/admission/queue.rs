@@ -204,16 +204,18 @@ impl<G, W> Queue<G, W> {
         Some(Refused { waited, queued, limit, principal: whose })
     }
 
-    /// A run ended after `ran`.
-    pub(super) fn ended(&mut self, principal: &Principal, ran: Duration) {
+    /// A run ended after `ran`, if that tells how long others may take.
+    pub(super) fn ended(&mut self, principal: &Principal, ran: Option<Duration>) {
         self.running -= 1;
         if let Some(line) = self.principals.get_mut(principal) {
             line.running -= 1;
         }
-        if self.recent.len() == RECENT {
-            self.recent.pop_front();
+        if let Some(ran) = ran {
+            if self.recent.len() == RECENT {
+                self.recent.pop_front();
+            }
+            self.recent.push_back(ran);
         }
-        self.recent.push_back(ran);
         self.forget();
     }
 

@@ -26,7 +26,8 @@ use crate::bridge::{self, Weight};
 use crate::config::{Config, MEMORY_MIN};
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
-use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory};
+use crate::kept::{self, Kept, PlannedQueries};
+use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory, UploadMemory};
 use crate::plan::{Planned, Planner, Work, reference};
 use crate::plan_cache::{CacheFigures, PlanCache};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
@@ -55,13 +56,15 @@ pub struct Engine {
     spill: Arc<Spill>,
     sessions: Sessions,
     prepared: PreparedStatements,
-    plans: PlanCache,
+    plans: Arc<PlanCache>,
     results: Arc<ResultCache>,
-    planned: Expiring<QueryId, Arc<Planned>>,
+    planned: Arc<PlannedQueries>,
     /// Cancelled before they ran; their tickets stay dead for as long as they are valid.
     cancelled: Expiring<QueryId, Principal>,
     runs: Arc<Runs>,
     draining: AtomicBool,
+    /// The guard admits no heavy query.
+    memory_pressure: AtomicBool,
     sweeper: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
@@ -139,17 +142,22 @@ impl Engine {
             memory.share_with(hot);
             hot.load_behind(cpu.handle(Lane::Heavy).clone());
         }
+        let plans = Arc::new(PlanCache::new(&config));
+        let planned = Arc::new(kept::planned_queries(&config));
+        let kept = Kept { planned: Arc::clone(&planned), plans: Arc::clone(&plans), catalog: Arc::clone(&catalog) };
+        memory.add_reclaimer(Arc::new(kept));
         let waiting = Arc::downgrade(&admission);
         memory.on_freed(move || waiting.upgrade().iter().for_each(Admission::poke));
         let engine = Arc::new(Self {
             sessions: Sessions::new(&config, front_end, &limits),
             prepared: PreparedStatements::new(&config),
-            plans: PlanCache::new(&config),
+            plans,
             results,
-            planned: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
+            planned,
             cancelled: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             runs: Arc::default(),
             draining: AtomicBool::new(false),
+            memory_pressure: AtomicBool::new(false),
             sweeper: Mutex::default(),
             planner: Planner { config: Arc::new(config.clone()), catalog },
             config: Arc::new(config),
@@ -239,6 +247,12 @@ impl Engine {
     /// `NotFound`.
     pub fn prepared(&self, handle: PreparedHandle, session: &Session) -> Result<Arc<Prepared>, Error> {
         self.prepared.get(handle, &session.principal)
+    }
+
+    /// Memory for what the caller is about to upload, of which it has nothing yet.
+    pub fn upload_memory(&self, session: &Session) -> UploadMemory {
+        let limit = self.limits(&session.principal).memory_limit;
+        UploadMemory::new(&self.memory, session.principal.clone(), limit)
     }
 
     /// Closes the caller's prepared statement; closing one that is gone is fine. Returns whether it was open.
@@ -381,6 +395,11 @@ impl Engine {
         self.results.figures()
     }
 
+    /// How many planned queries wait for their client to fetch them, and how many bytes they take, about.
+    pub fn planned(&self) -> (usize, usize) {
+        (self.planned.len(), self.planned.weight())
+    }
+
     pub(crate) fn results(&self) -> &Arc<ResultCache> {
         &self.results
     }
@@ -459,7 +478,22 @@ impl Engine {
         [Lane::Heavy, Lane::Light].map(|lane| self.admission.queued(lane)).iter().sum()
     }
 
-    /// Bytes that running queries have reserved.
+    /// Whether so much memory is there that no heavy query is admitted.
+    pub fn memory_pressure(&self) -> bool {
+        self.memory_pressure.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that are there although nobody holds them, as last measured: caches, and what is not counted.
+    pub fn memory_unaccounted(&self) -> u64 {
+        self.memory.unaccounted()
+    }
+
+    /// Bytes that are held for what clients have uploaded.
+    pub fn memory_uploaded(&self) -> u64 {
+        self.memory.uploaded()
+    }
+
+    /// Bytes that running queries and uploads have reserved.
     pub fn memory_reserved(&self) -> usize {
         usize::try_from(self.memory.held()).unwrap_or(usize::MAX)
     }
@@ -486,6 +520,7 @@ impl Engine {
 
 impl Load for Engine {
     fn pause(&self, paused: bool) {
+        self.memory_pressure.store(paused, Ordering::Relaxed);
         self.admission.pause(paused);
     }
 
@@ -498,7 +533,7 @@ impl Load for Engine {
         self.runs.len()
     }
 
-    fn end_largest(&self, limit: u64) -> Option<u64> {
-        self.runs.end_largest(|held| memory::shed_text(held, limit))
+    fn end_largest(&self, limit: u64, least: u64) -> Option<u64> {
+        self.runs.end_largest(least, |held| memory::shed_text(held, limit))
     }
 }

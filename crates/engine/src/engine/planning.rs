@@ -20,7 +20,7 @@ use crate::launch::{self, Effort};
 use crate::params;
 use crate::plan::{BoundRows, Planned, Statement, Work};
 use crate::plan_cache::{Asked, Plan, Ready};
-use crate::prepared::{Described, Prepared, PreparedHandle};
+use crate::prepared::{Bound, Described, Prepared, PreparedHandle};
 use crate::query::QueryId;
 use crate::run::Parts;
 use crate::session::Session;
@@ -78,7 +78,7 @@ impl Engine {
         let kept = self.kept(&asked, deadline).await?;
         if let Some(ready) = kept.as_ref().and_then(|plan| plan.kept(&[])) {
             let snapshots = kept.map_or(0, |plan| plan.logical.snapshots());
-            return Ok(self.keep(id, session, &asked.statement, query(ready, snapshots), started));
+            return Ok(self.keep(id, session, &asked.statement, query(ready, snapshots), started, true));
         }
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(id, deadline, async move {
@@ -87,7 +87,7 @@ impl Engine {
                 Understood::Plan(plan) => query(plan.ready(&state, Vec::new())?, plan.logical.snapshots()),
                 Understood::Command(command) => engine.command(&session, command)?,
             };
-            Ok(engine.keep(id, &session, &asked.statement, outcome, started))
+            Ok(engine.keep(id, &session, &asked.statement, outcome, started, true))
         })
         .await
     }
@@ -207,11 +207,11 @@ impl Engine {
         let asked = asked(session, prepared.statement.clone());
         let kept = self.kept(&asked, deadline).await?;
         // What is wrong with the parameters is said below.
-        if let (Some(plan), Ok(Bound { values, rows: 0 | 1, .. })) = (&kept, bound(&prepared))
-            && let Some(ready) = plan.kept(&values)
+        if let (Some(plan), Ok(Values { first, rows: 0 | 1, .. })) = (&kept, bound(&prepared))
+            && let Some(ready) = plan.kept(&first)
         {
             let outcome = query(ready, plan.logical.snapshots());
-            return Ok(self.keep(id, session, &asked.statement, outcome, started));
+            return Ok(self.keep(id, session, &asked.statement, outcome, started, false));
         }
         let (engine, session) = (Arc::clone(self), session.clone());
         self.on_cpu(id, deadline, async move {
@@ -220,7 +220,7 @@ impl Engine {
                 Understood::Plan(plan) => bind(&state, &prepared, &plan)?,
                 Understood::Command(command) => engine.command(&session, command)?,
             };
-            Ok(engine.keep(id, &session, &asked.statement, outcome, started))
+            Ok(engine.keep(id, &session, &asked.statement, outcome, started, false))
         })
         .await
     }
@@ -327,6 +327,7 @@ impl Engine {
         statement: &Statement,
         outcome: Outcome,
         started: Instant,
+        ticket_tells_all: bool,
     ) -> Arc<Planned> {
         let Outcome { work, schema, snapshots } = outcome;
         let planned = Arc::new(Planned {
@@ -339,9 +340,10 @@ impl Engine {
             snapshots,
             plan_time: started.elapsed(),
             parts: Mutex::default(),
+            ticket_tells_all,
         });
         // The bound evicts, so this cannot fail.
-        let _ = self.planned.insert(id, Arc::clone(&planned));
+        let _ = self.planned.insert_weighing(id, Arc::clone(&planned), planned.weight());
         planned
     }
 }
@@ -376,40 +378,40 @@ fn asked(session: &Session, statement: Statement) -> Arc<Asked> {
     Arc::new(Asked { statement, settings, principal })
 }
 
-/// The parameters that are bound to a statement.
-struct Bound {
+/// The parameters of a statement.
+struct Values {
     /// The first row; empty when the statement has none.
-    values: Vec<ScalarValue>,
+    first: Vec<ScalarValue>,
     rows: usize,
-    batches: Arc<[RecordBatch]>,
+    /// `None` when the statement has none.
+    bound: Option<Arc<Bound>>,
 }
 
 /// # Errors
 /// `Invalid` when parameters are missing or do not fit.
-fn bound(prepared: &Prepared) -> Result<Bound, Error> {
+fn bound(prepared: &Prepared) -> Result<Values, Error> {
     let Described { placeholders, types, .. } = &*prepared.described;
     if placeholders.ids.is_empty() {
-        return Ok(Bound { values: Vec::new(), rows: 0, batches: Arc::from([]) });
+        return Ok(Values { first: Vec::new(), rows: 0, bound: None });
     }
-    let batches = prepared.bound.lock().clone().unwrap_or_else(|| Arc::from([]));
+    let bound = prepared.bound.lock().clone();
+    let batches = bound.as_ref().map_or(&[][..], |bound| &bound.batches);
     let Some(first) = batches.iter().find(|batch| batch.num_rows() > 0) else {
         let names = placeholders.ids.join(", ");
         return Err(Error::Invalid(format!("the statement has parameters ({names}) and none are bound")));
     };
-    let values = params::values(placeholders, types, first, 0)?;
+    let first = params::values(placeholders, types, first, 0)?;
     let rows = batches.iter().map(RecordBatch::num_rows).sum();
-    Ok(Bound { values, rows, batches })
+    Ok(Values { first, rows, bound })
 }
 
 /// `plan` with what is bound to `prepared`.
 fn bind(state: &SessionState, prepared: &Prepared, plan: &Plan) -> Result<Outcome, Error> {
-    let Bound { values, rows, batches } = bound(prepared)?;
-    let ready = plan.ready(state, values)?;
+    let Values { first, rows, bound } = bound(prepared)?;
+    let ready = plan.ready(state, first)?;
     let outcome = query(ready, plan.logical.snapshots());
-    if rows <= 1 {
-        return Ok(outcome);
-    }
+    let Some(bound) = bound.filter(|_| rows > 1) else { return Ok(outcome) };
     let Described { placeholders, types, .. } = &*prepared.described;
-    let rows = BoundRows { placeholders: placeholders.clone(), types: types.clone(), batches };
+    let rows = BoundRows { placeholders: placeholders.clone(), types: types.clone(), bound };
     Ok(Outcome { work: Work::Each { template: Arc::new(plan.logical.plan.clone()), rows }, ..outcome })
 }

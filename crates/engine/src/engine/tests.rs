@@ -1,6 +1,8 @@
 //! What is kept of statements and results, and what must never be given again: files in a folder of the test's own.
 #![allow(clippy::unwrap_used)]
 
+mod held;
+
 use std::sync::Arc;
 
 use bytesize::ByteSize;
@@ -374,7 +376,8 @@ async fn parameters_tell_results_and_plans_apart() {
     fixture.plans(&mut seen);
     let ask = async |ids: &[i64]| {
         let ids: ArrayRef = Arc::new(Int64Array::from(ids.to_vec()));
-        prepared.bind(vec![RecordBatch::try_from_iter([("1", ids)]).unwrap()]).unwrap();
+        let rows = RecordBatch::try_from_iter([("1", ids)]).unwrap();
+        prepared.bind(vec![rows], fixture.engine.upload_memory(&session)).unwrap();
         let planned = fixture.engine.plan_prepared(&session, Arc::clone(&prepared), None).await.unwrap();
         let (batches, report) = fixture.run(&session, planned).await.unwrap();
         (lines(&batches), report.result_cache)

@@ -6,6 +6,8 @@
 //! what can be spilled stays within its fair share: equal between principals of equal priority, and equal
 //! between the queries of one. DataFusion's `FairSpillPool` shares between operators instead, so that a query
 //! with many gets more, and does not check the total.
+//!
+//! What clients have uploaded is held too (`upload`), and is as much less for queries to share.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -79,30 +81,35 @@ impl fmt::Display for Refusal {
 
 /// The shared budget.
 pub(crate) struct Budget {
-    limit: u64,
+    pub(super) limit: u64,
     /// Bytes that are there although no query holds them, as last measured.
     unaccounted: AtomicU64,
     /// Somebody waits for a grant that did not fit.
     wanted: AtomicBool,
-    state: Mutex<State>,
+    pub(super) state: Mutex<State>,
     reclaimers: RwLock<Vec<Arc<dyn Reclaim>>>,
     /// Called when a query has given back what it held.
     freed: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    /// The sum of what queries hold.
-    held: u64,
-    parties: HashMap<Principal, Party>,
+pub(super) struct State {
+    /// The sum of what queries and uploads hold.
+    pub(super) held: u64,
+    /// Of that, what uploads hold.
+    pub(super) uploaded: u64,
+    pub(super) parties: HashMap<Principal, Party>,
 }
 
-/// One principal's part in the budget; gone with its last query.
+/// One principal's part in the budget; gone with its last query and upload.
 #[derive(Debug, Default)]
-struct Party {
-    held: u64,
-    queries: u64,
-    /// Of the queries, those that count when shares are worked out.
+pub(super) struct Party {
+    pub(super) held: u64,
+    /// Of that, what uploads hold.
+    pub(super) uploaded: u64,
+    /// Queries and uploads.
+    pub(super) members: u64,
+    /// The queries that count when shares are worked out.
     sharing: u64,
     priority: u32,
 }
@@ -130,9 +137,14 @@ impl Budget {
         self.limit
     }
 
-    /// The sum of what queries hold, in bytes.
+    /// The sum of what queries and uploads hold, in bytes.
     pub(crate) fn held(&self) -> u64 {
         self.state.lock().held
+    }
+
+    /// What uploads hold of that, in bytes.
+    pub(crate) fn uploaded(&self) -> u64 {
+        self.state.lock().uploaded
     }
 
     /// What a new query could be granted now, in bytes: what is free, and what caches would let go of for it.
@@ -150,10 +162,21 @@ impl Budget {
         self.unaccounted.store(bytes, Ordering::Relaxed);
     }
 
+    pub(crate) fn unaccounted(&self) -> u64 {
+        self.unaccounted.load(Ordering::Relaxed)
+    }
+
     /// Calls `freed` whenever a query has given back what it held: the operators of a query that has ended may hold
     /// memory for a moment longer than its turn lasts.
     pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
         let _ = self.freed.set(Box::new(freed));
+    }
+
+    /// Says that there is more. Not under a lock of the budget's.
+    pub(super) fn tell_freed(&self) {
+        if let Some(freed) = self.freed.get() {
+            freed();
+        }
     }
 
     /// Nobody waits for a grant any more.
@@ -182,13 +205,14 @@ impl Budget {
         got
     }
 
-    /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole
-    /// budget is granted as the whole budget, and the only query is granted whatever it asks: it would wait for nobody.
+    /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole budget, less
+    /// what uploads hold, is granted as just that, and the only query is granted whatever it asks: it would wait for nobody.
     pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
-        let bytes = bytes.min(self.limit).min(claim.principal_limit);
         let grant = self.grant_once(claim, bytes).or_else(|| {
             let free = self.free_of(&self.state.lock());
-            (self.reclaim(bytes.saturating_sub(free)) > 0).then(|| self.grant_once(claim, bytes)).flatten()
+            (self.reclaim(bytes.min(self.limit).saturating_sub(free)) > 0)
+                .then(|| self.grant_once(claim, bytes))
+                .flatten()
         });
         // A light query that gets its little says nothing about who waits for much.
         if claim.shares {
@@ -199,23 +223,24 @@ impl Budget {
 
     fn grant_once(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let mut state = self.state.lock();
-        if bytes > self.free_of(&state) && state.held > 0 {
-            return None;
-        }
         let known = state.parties.get(&claim.principal);
-        if known.is_some_and(|party| party.held + bytes > claim.principal_limit) {
+        let (held, uploaded) = known.map_or((0, 0), |party| (party.held, party.uploaded));
+        let most = self.limit.saturating_sub(state.uploaded).min(claim.principal_limit.saturating_sub(uploaded));
+        let bytes = bytes.min(most);
+        let others_run = state.held > state.uploaded;
+        if (others_run && bytes > self.free_of(&state)) || held + bytes > claim.principal_limit {
             return None;
         }
         state.held += bytes;
         let party = state.parties.entry(claim.principal.clone()).or_default();
         party.priority = claim.priority;
         party.held += bytes;
-        party.queries += 1;
+        party.members += 1;
         party.sharing += u64::from(claim.shares);
-        Some(Grant { budget: Arc::clone(self), claim: claim.clone(), bytes, held: AtomicU64::new(bytes) })
+        Some(Grant { budget: Arc::clone(self), claim: claim.clone(), bytes: bytes.into(), held: bytes.into() })
     }
 
-    fn free_of(&self, state: &State) -> u64 {
+    pub(super) fn free_of(&self, state: &State) -> u64 {
         self.limit.saturating_sub(state.held).saturating_sub(self.beside().0)
     }
 
@@ -234,8 +259,18 @@ impl Budget {
 }
 
 impl State {
+    /// A query or an upload of `principal` is over.
+    pub(super) fn leave(&mut self, principal: &Principal) {
+        let Some(party) = self.parties.get_mut(principal) else { return };
+        party.members -= 1;
+        if party.members == 0 {
+            self.parties.remove(principal);
+        }
+    }
+
     /// The fair share of each query of `principal`. A grant that somebody waits for counts as one more principal.
     fn share(&self, principal: &Principal, limit: u64, wanted: bool) -> u64 {
+        let limit = limit.saturating_sub(self.uploaded);
         let Some(party) = self.parties.get(principal) else { return limit };
         let priority = u64::from(party.priority);
         let sharing = self.parties.values().filter(|party| party.sharing > 0);
@@ -249,17 +284,16 @@ impl State {
 pub(crate) struct Grant {
     budget: Arc<Budget>,
     claim: Claim,
-    /// What was set aside.
-    bytes: u64,
+    /// What is set aside. Changed under the budget's lock only.
+    bytes: AtomicU64,
     /// The greater of that and what is used. Changed under the budget's lock only.
     held: AtomicU64,
 }
 
 impl Grant {
     /// Bytes set aside for the query.
-    #[cfg(test)]
     fn bytes(&self) -> u64 {
-        self.bytes
+        self.bytes.load(Ordering::Relaxed)
     }
 
     /// The greater of what was set aside and what is used.
@@ -273,7 +307,7 @@ impl Grant {
         let held = self.held();
         let free = held + self.budget.lendable_of(&state).saturating_sub(self.budget.limit / KEPT_FREE);
         let room = free.min(self.share(&state).max(held));
-        room.min(self.claim.principal_limit).max(self.bytes)
+        room.min(self.claim.principal_limit).max(self.bytes())
     }
 
     /// Holds `used` bytes, or as many as were set aside if that is more.
@@ -281,7 +315,7 @@ impl Grant {
     /// # Errors
     /// When the budget or the shares do not allow as many.
     pub(crate) fn hold(&self, used: u64, can_spill: bool) -> Result<(), Refusal> {
-        let wanted = used.max(self.bytes);
+        let wanted = used.max(self.bytes());
         match self.hold_once(wanted, can_spill) {
             Err(refusal @ Refusal::Full { .. }) => {
                 let kept = if can_spill { self.budget.limit / KEPT_FREE } else { 0 };
@@ -328,10 +362,57 @@ impl Grant {
 
     /// Holds `used` bytes even when the budget does not allow as many: they have been allocated already.
     pub(crate) fn hold_anyway(&self, used: u64) {
-        let wanted = used.max(self.bytes);
+        let wanted = used.max(self.bytes());
         if wanted != self.held() {
             self.set(&mut self.budget.state.lock(), wanted);
         }
+    }
+
+    /// Sets nothing aside any more: of what was, only the `used` bytes stay held. Returns how many were set aside.
+    pub(crate) fn lend(&self, used: u64) -> u64 {
+        let mut state = self.budget.state.lock();
+        self.set(&mut state, used);
+        self.bytes.swap(0, Ordering::Relaxed)
+    }
+
+    /// Says that there is more for others.
+    pub(crate) fn tell_freed(&self) {
+        self.budget.tell_freed();
+    }
+
+    /// Sets the `lent` bytes aside again, and holds `used` if that is more; `false` while there are not as many. The only
+    /// query that holds anything has them in any case, as it had when it started.
+    pub(crate) fn take_back(&self, lent: u64, used: u64) -> bool {
+        let once = || {
+            let mut state = self.budget.state.lock();
+            let (wanted, held) = (used.max(lent), self.held());
+            let more = wanted.saturating_sub(held);
+            let missing = more.saturating_sub(self.budget.free_of(&state));
+            if missing > 0 && state.held > state.uploaded + held {
+                return Err(missing);
+            }
+            let own = state.parties.get(&self.claim.principal);
+            let others = own.map_or(0, |party| party.held - party.uploaded - held);
+            if others > 0 && own.is_some_and(|party| party.held + more > self.claim.principal_limit) {
+                return Err(0);
+            }
+            self.bytes.store(lent, Ordering::Relaxed);
+            self.set(&mut state, wanted);
+            Ok(())
+        };
+        let done =
+            once().or_else(|missing| if self.budget.reclaim(missing) > 0 { once() } else { Err(missing) }).is_ok();
+        if self.claim.shares {
+            self.budget.wanted.store(!done, Ordering::Relaxed);
+        }
+        done
+    }
+
+    /// Sets the `lent` bytes aside again, and holds `used` if that is more, even when the budget does not allow as many.
+    pub(crate) fn take_back_anyway(&self, lent: u64, used: u64) {
+        let mut state = self.budget.state.lock();
+        self.bytes.store(lent, Ordering::Relaxed);
+        self.set(&mut state, used.max(lent));
     }
 
     fn share(&self, state: &State) -> u64 {
@@ -353,15 +434,10 @@ impl Drop for Grant {
             let mut state = self.budget.state.lock();
             self.set(&mut state, 0);
             let Some(party) = state.parties.get_mut(&self.claim.principal) else { return };
-            party.queries -= 1;
             party.sharing -= u64::from(self.claim.shares);
-            if party.queries == 0 {
-                state.parties.remove(&self.claim.principal);
-            }
+            state.leave(&self.claim.principal);
         }
-        if let Some(freed) = self.budget.freed.get() {
-            freed();
-        }
+        self.budget.tell_freed();
     }
 }
 
@@ -371,6 +447,33 @@ mod tests {
 
     fn claim(name: &str) -> Claim {
         Claim { principal: Principal::new(name), priority: 10, principal_limit: u64::MAX, shares: true }
+    }
+
+    #[test]
+    fn what_a_query_lends_is_for_others_until_it_takes_it_back() {
+        let budget = Budget::new(1000);
+        let a = budget.try_grant(&claim("a"), 700).expect("it fits");
+        a.hold(100, true).expect("its own");
+        assert_eq!((a.lend(100), budget.held(), budget.free()), (700, 100, 900));
+        let b = budget.try_grant(&claim("b"), 600).expect("what was lent");
+        assert!(!a.take_back(700, 100), "300 are free, and it has 100");
+        assert_eq!(budget.held(), 700, "a try changes nothing");
+        drop(b);
+        let capped = Claim { principal_limit: 300, ..claim("b") };
+        let (first, second) = (budget.try_grant(&capped, 300).expect("it fits"), budget.try_grant(&capped, 0));
+        first.lend(0);
+        second.as_ref().expect("nothing fits").hold(200, false).expect("what was lent");
+        assert!(!first.take_back(300, 0), "its principal may not have both");
+        drop(second);
+        assert!(first.take_back(300, 0));
+        drop(first);
+        assert!(a.take_back(700, 100));
+        assert_eq!((a.bytes(), budget.held()), (700, 700));
+        a.lend(300);
+        budget.set_unaccounted(600);
+        assert!(a.take_back(700, 300), "it waits for nobody when nobody else runs");
+        drop(a);
+        assert_eq!(budget.held(), 0);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! DataFusion counts what its operators keep, and not all of it. So a thread looks at the allocator, more often the less
 //! is free: what is there beyond what queries hold is taken off the budget, and operators that spill do so
-//! earlier. When that is not enough it stops new queries, empties caches, and in the end ends the largest query.
+//! earlier. When that is not enough it stops new queries, empties caches, and in the end ends the largest query, if that
+//! helps: what was there before any query ran is none of theirs.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,6 +39,8 @@ const PURGE_EVERY: Duration = Duration::from_millis(200);
 const REST: Duration = Duration::from_secs(1);
 /// How long a query that was ended has to let go before the next is ended.
 const LETTING_GO: Duration = Duration::from_millis(500);
+/// What a query has to hold to be ended: what is missing, or one part in this many of the budget if that is less.
+const WORTH_SHARE: u64 = 10;
 
 /// What the process's allocator says of itself, and what it can be asked for.
 pub trait Allocator: Send + Sync + 'static {
@@ -59,8 +62,8 @@ pub(crate) trait Load: Send + Sync {
     /// How many queries run.
     fn running(&self) -> usize;
 
-    /// Ends the query that holds most; returns how many bytes that is.
-    fn end_largest(&self, limit: u64) -> Option<u64>;
+    /// Ends the query that holds most, if that is as much as `least`; returns how many bytes it is.
+    fn end_largest(&self, limit: u64, least: u64) -> Option<u64>;
 }
 
 /// What there is, in bytes.
@@ -111,6 +114,8 @@ impl Guard {
     /// Looks until `load` is gone.
     pub(crate) fn watch(self, load: &dyn Fn() -> Option<Arc<dyn Load>>) {
         let (mut paused, mut purged, mut ended) = (false, None, None);
+        // What was there beyond what is held when no query ran.
+        let mut nobodys = u64::MAX;
         // When the last query ended, until free pages were given back after it.
         let mut rests_since = None;
         let due = |last: Option<Instant>, every| last.is_none_or(|at: Instant| at.elapsed() >= every);
@@ -118,6 +123,7 @@ impl Guard {
             let busy = load.running() > 0;
             let (reading, held) = (self.read(), self.memory.held());
             let verdict = self.judge(reading, held);
+            nobodys = if busy { nobodys.min(verdict.unaccounted) } else { verdict.unaccounted };
             let mut waits = false;
             let mut freed = 0;
             if let Memory::Fair(budget) = &self.memory {
@@ -128,16 +134,20 @@ impl Guard {
                 if paused != verdict.pause {
                     paused = verdict.pause;
                     load.pause(paused);
-                    info!(paused, unaccounted = %ByteSize(verdict.unaccounted), "memory pressure");
+                    let uploaded = budget.uploaded();
+                    info!(
+                        paused, held = %ByteSize(held - uploaded.min(held)), uploaded = %ByteSize(uploaded),
+                        unaccounted = %ByteSize(verdict.unaccounted), "memory pressure"
+                    );
                 }
                 // What caches had was enough: no query is to blame.
-                if verdict.end_largest
-                    && freed < verdict.reclaim.max(1)
-                    && due(ended, LETTING_GO)
-                    && let Some(held) = load.end_largest(self.memory.limit())
-                {
-                    ended = Some(Instant::now());
-                    warn!(held = %ByteSize(held), "ended the largest query to stay within the memory limit");
+                if verdict.end_largest && freed < verdict.reclaim.max(1) && due(ended, LETTING_GO) {
+                    let missing = verdict.reclaim - freed.min(verdict.reclaim);
+                    let least = self.least(missing, verdict.unaccounted - nobodys);
+                    if let Some(held) = load.end_largest(self.memory.limit(), least) {
+                        ended = Some(Instant::now());
+                        warn!(held = %ByteSize(held), "ended the largest query to stay within the memory limit");
+                    }
                 }
                 waits = load.poke() > 0;
                 if !waits {
@@ -160,6 +170,12 @@ impl Guard {
                 false => LOOK_LATE,
             });
         }
+    }
+
+    /// What the largest query has to hold for its end to help when so many bytes are `missing`, and queries have `hidden`
+    /// bytes beside what they say.
+    fn least(&self, missing: u64, hidden: u64) -> u64 {
+        missing.min(self.memory.limit() / WORTH_SHARE).saturating_sub(hidden)
     }
 
     /// How long what is free lasts, whatever queries do.
@@ -210,6 +226,10 @@ fn resident() -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+    use parking_lot::Mutex;
+
     use super::*;
     use crate::config::MemoryPoolKind;
 
@@ -251,6 +271,67 @@ mod tests {
         assert_eq!(judge(500, 520, Some((980, 1024)), 400), near);
         let purge_first = Verdict { pause: true, purge: true, ..fine };
         assert_eq!(judge(500, 900, Some((980, 1024)), 400), purge_first);
+    }
+
+    #[test]
+    fn a_query_is_ended_only_for_what_it_could_give() {
+        let memory = Memory::new(MemoryPoolKind::Fair, 1000 * MIB);
+        let guard = Guard { memory, allocator: Arc::new(Fixed(0)), cgroup: None, base: 100 * MIB };
+        let least = |missing: u64, hidden: u64| guard.least(missing * MIB, hidden * MIB) / MIB;
+        assert_eq!(least(40, 0), 40, "all that is missing");
+        assert_eq!(least(400, 0), 100, "a tenth of the limit is a beginning");
+        assert_eq!(least(400, 30), 70, "it may have what came since it began");
+        assert_eq!(least(400, 300), 0, "whatever it says it holds");
+    }
+
+    /// What is there and which query is ended is given; how the guard is told what was done.
+    struct Fake {
+        allocated: AtomicU64,
+        running: AtomicUsize,
+        asked: Mutex<Vec<u64>>,
+    }
+
+    impl Allocator for Arc<Fake> {
+        fn allocated(&self) -> Option<u64> {
+            Some(self.allocated.load(Ordering::Relaxed))
+        }
+
+        fn purge(&self) {}
+    }
+
+    impl Load for Fake {
+        fn pause(&self, _: bool) {}
+
+        fn poke(&self) -> usize {
+            0
+        }
+
+        fn running(&self) -> usize {
+            self.running.load(Ordering::Relaxed)
+        }
+
+        fn end_largest(&self, _: u64, least: u64) -> Option<u64> {
+            self.asked.lock().push(least);
+            None
+        }
+    }
+
+    #[test]
+    fn what_was_there_before_a_query_ran_is_not_laid_to_it() {
+        let base = BASE_MIN;
+        let fake = Arc::new(Fake { allocated: base.into(), running: AtomicUsize::new(0), asked: Mutex::default() });
+        let memory = Memory::new(MemoryPoolKind::Fair, 1000 * MIB);
+        let guard = Guard { memory, allocator: Arc::new(Arc::clone(&fake)), cgroup: None, base };
+        let looks = AtomicUsize::new(0);
+        // What is there and how many run, look by look.
+        let course = [(1200, 0), (1200, 1), (1290, 1)];
+        guard.watch(&|| {
+            let (allocated, running) = *course.get(looks.fetch_add(1, Ordering::Relaxed))?;
+            fake.allocated.store(base + allocated * MIB, Ordering::Relaxed);
+            fake.running.store(running, Ordering::Relaxed);
+            Some(Arc::clone(&fake) as Arc<dyn Load>)
+        });
+        assert_eq!(*fake.asked.lock(), [100 * MIB, 100 * MIB, 10 * MIB]);
     }
 
     #[test]

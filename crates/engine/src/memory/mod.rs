@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `budget` | what all queries share, and who may take how much of it |
 //! | `query` | the memory of one query, as a DataFusion pool |
+//! | `upload` | the memory of what clients upload |
 //! | `overhead` | by how much operators have more than they say |
 //! | `guard` | compares with what is really there, and sheds load before the kernel does |
 //! | `limit`, `cgroup` | how much there is |
@@ -14,6 +15,7 @@ mod guard;
 mod limit;
 mod overhead;
 mod query;
+mod upload;
 
 use std::sync::Arc;
 
@@ -29,6 +31,7 @@ pub(crate) use guard::{Guard, Load};
 pub(crate) use limit::{default_limit, host_memory};
 use query::Source;
 pub(crate) use query::{Figures, QueryMemory};
+pub use upload::UploadMemory;
 
 use crate::config::MemoryPoolKind;
 
@@ -60,11 +63,27 @@ impl Memory {
         }
     }
 
-    /// Bytes that queries hold.
+    /// Bytes that queries and uploads hold.
     pub(crate) fn held(&self) -> u64 {
         match self {
             Self::Fair(budget) => budget.held(),
             Self::Stock { pool, .. } => pool.reserved() as u64,
+        }
+    }
+
+    /// What uploads hold of that.
+    pub(crate) fn uploaded(&self) -> u64 {
+        match self {
+            Self::Fair(budget) => budget.uploaded(),
+            Self::Stock { .. } => 0,
+        }
+    }
+
+    /// Bytes that are there although nobody holds them, as last measured.
+    pub(crate) fn unaccounted(&self) -> u64 {
+        match self {
+            Self::Fair(budget) => budget.unaccounted(),
+            Self::Stock { .. } => 0,
         }
     }
 

@@ -158,6 +158,36 @@ impl QueryMemory {
         }
     }
 
+    /// Leaves what was granted and is not used to others, while the query stands still. Returns what that takes to undo.
+    pub(crate) fn lend(&self) -> u64 {
+        match &self.source {
+            Source::Budget(grant) => {
+                let state = self.state.lock();
+                let lent = grant.lend(state.used);
+                drop(state);
+                grant.tell_freed();
+                lent
+            }
+            Source::Stock(_) => 0,
+        }
+    }
+
+    /// Has `lent` bytes again, which [`Self::lend`] returned, and room for `more` than it uses; `false` while there is
+    /// not so much.
+    pub(crate) fn take_back(&self, lent: u64, more: u64) -> bool {
+        match &self.source {
+            Source::Budget(grant) => grant.take_back(lent, self.state.lock().used + more),
+            Source::Stock(_) => true,
+        }
+    }
+
+    /// Has `lent` bytes again, whatever others hold.
+    pub(crate) fn take_back_anyway(&self, lent: u64) {
+        if let Source::Budget(grant) = &self.source {
+            grant.take_back_anyway(lent, self.state.lock().used);
+        }
+    }
+
     fn put(&self, state: &mut State, id: usize, usage: Usage) {
         let Some(consumer) = state.consumers.get_mut(&id) else { return };
         let before = std::mem::replace(&mut consumer.usage, usage).charged;

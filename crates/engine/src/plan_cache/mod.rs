@@ -41,6 +41,8 @@ use crate::sql::Placeholders;
 /// What an entry takes beside its plans: key, maps, and the physical plan of a few operators. As each weighs at least
 /// this, the budget bounds the number of plans too.
 const ENTRY_BYTES: usize = 8 << 10;
+/// The most bytes of parameters with which a plan is kept: it has them more than once, and nobody weighs it again.
+const VALUES_BYTES: usize = 2 << 10;
 /// What a node of a logical plan takes beside its expressions and columns.
 const NODE_BYTES: usize = 512;
 /// What a column of a node's schema takes.
@@ -103,7 +105,7 @@ impl Plan {
         };
         let versions = self.logical.versions.clone().filter(|_| self.repeats);
         let ready = Arc::new(Ready::new(state.optimize(plan)?, versions)?);
-        if self.repeats {
+        if self.repeats && values.iter().map(ScalarValue::size).sum::<usize>() <= VALUES_BYTES {
             *self.last.lock() = Some((values, Arc::clone(&ready)));
         }
         Ok(ready)
@@ -145,7 +147,7 @@ impl Plan {
 }
 
 /// Bytes that a logical plan takes, about.
-fn weight_of(plan: &LogicalPlan) -> usize {
+pub(crate) fn weight_of(plan: &LogicalPlan) -> usize {
     let mut bytes = 0_usize;
     let counted = plan.apply_with_subqueries(|node| {
         bytes += NODE_BYTES + COLUMN_BYTES * node.schema().fields().len();
@@ -195,6 +197,16 @@ impl PlanCache {
         if plan.lasts {
             self.plans.insert(Arc::clone(asked), Arc::clone(plan), plan.weight());
         }
+    }
+
+    /// Bytes that all plans take, about.
+    pub(crate) fn bytes(&self) -> usize {
+        self.plans.size().1
+    }
+
+    /// Lets go of up to `bytes`, those used longest ago first. Returns how many that are.
+    pub(crate) fn evict(&self, bytes: usize) -> usize {
+        self.plans.evict(bytes)
     }
 
     pub(crate) fn figures(&self) -> CacheFigures {

@@ -9,6 +9,7 @@ use datafusion::logical_expr::LogicalPlan;
 use parking_lot::Mutex;
 
 use super::again::Again;
+use super::weight_of;
 use crate::footprint::{self, ScanSize};
 use crate::plan::Versions;
 
@@ -18,6 +19,8 @@ pub(crate) struct Ready {
     pub(crate) plan: LogicalPlan,
     pub(crate) schema: SchemaRef,
     pub(crate) size: ScanSize,
+    /// Bytes that the plan takes, about.
+    pub(crate) weight: usize,
     /// What it reads, if it gives the same rows whenever it runs on the same.
     pub(crate) repeats_on: Option<Arc<Versions>>,
     hash: OnceLock<u64>,
@@ -31,6 +34,7 @@ impl Ready {
         Ok(Self {
             schema: Arc::clone(plan.schema().inner()),
             size: footprint::scan_size(&plan)?,
+            weight: weight_of(&plan),
             plan,
             repeats_on,
             hash: OnceLock::new(),

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use datafusion::arrow::datatypes::{Field, Schema};
 use prost::Message;
 use tonic::Status;
-use updraft_engine::{Prepared, PreparedHandle, Statement};
+use updraft_engine::{Prepared, PreparedHandle, Statement, UploadMemory};
 
 use crate::call::Call;
 use crate::commands::no_transaction;
@@ -74,13 +74,19 @@ fn parameter_schema(prepared: &Prepared, call: &Call) -> Schema {
     wire_schema(&Schema::new(fields), &call.wire)
 }
 
-/// Binds what was uploaded.
+/// Binds what was uploaded, for which `memory` is held.
 ///
 /// # Errors
 /// NOT_FOUND for the handle; INVALID_ARGUMENT when columns and parameters do not match.
-pub(crate) fn bind(server: &Server, call: &Call, handle: PreparedHandle, upload: Upload) -> Result<PutResult, Status> {
+pub(crate) fn bind(
+    server: &Server,
+    call: &Call,
+    handle: PreparedHandle,
+    upload: Upload,
+    memory: UploadMemory,
+) -> Result<PutResult, Status> {
     let prepared: Arc<Prepared> = server.engine.prepared(handle, &call.session).map_err(status)?;
-    prepared.bind(upload.batches).map_err(status)?;
+    prepared.bind(upload.batches, memory).map_err(status)?;
     // Always the handle: the Java client takes an absent one for an empty one.
     let result =
         DoPutPreparedStatementResult { prepared_statement_handle: Some(Bytes::copy_from_slice(handle.as_bytes())) };

@@ -4,7 +4,7 @@ use arrow_flight::PutResult;
 use arrow_flight::sql::{Command, DoPutUpdateResult};
 use prost::Message;
 use tonic::Status;
-use updraft_engine::{Error, Statement};
+use updraft_engine::{Error, Statement, UploadMemory};
 
 use crate::call::Call;
 use crate::commands::{handle, no_transaction};
@@ -12,6 +12,8 @@ use crate::server::Server;
 use crate::status::{not_offered, status};
 use crate::wire::Upload;
 
+/// `memory` is held for what was uploaded.
+///
 /// # Errors
 /// UNIMPLEMENTED for all that would change data.
 pub(crate) async fn update(
@@ -19,6 +21,7 @@ pub(crate) async fn update(
     call: &Call,
     command: Command,
     upload: Upload,
+    memory: UploadMemory,
 ) -> Result<PutResult, Status> {
     let engine = &server.engine;
     let planned = match command {
@@ -31,7 +34,7 @@ pub(crate) async fn update(
             let handle = handle(&update.prepared_statement_handle)?;
             let prepared = engine.prepared(handle, &call.session).map_err(status)?;
             if upload.num_rows() > 0 {
-                prepared.bind(upload.batches).map_err(status)?;
+                prepared.bind(upload.batches, memory).map_err(status)?;
             }
             engine.plan_prepared(&call.session, prepared, call.deadline).await.map_err(refused)?
         }

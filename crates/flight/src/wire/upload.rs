@@ -17,9 +17,14 @@ use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::arrow::error::ArrowError;
 use futures::{Stream, StreamExt};
 use tonic::Status;
+use updraft_engine::Error;
 
 use super::upload_body::{Budget, check_batch};
 use super::upload_schema::read_schema;
+
+/// What arrays take for each byte of the header that describes them: 16 bytes for a column and each of its buffers there,
+/// some hundred here.
+const ARRAYS_PER_HEADER: usize = 8;
 
 /// Bounds of one upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,7 +50,7 @@ impl Default for UploadLimits {
     }
 }
 
-/// Why an upload was refused. All but [`UploadError::Transport`] are mistakes of the client.
+/// Why an upload was refused. All but [`UploadError::NoRoom`] and [`UploadError::Transport`] are mistakes of the client.
 #[derive(Debug, thiserror::Error)]
 pub enum UploadError {
     /// A limit was passed.
@@ -53,6 +58,13 @@ pub enum UploadError {
     TooLarge {
         /// What there is too much of.
         what: &'static str,
+    },
+    /// The server has no memory for it now.
+    #[error("upload refused: {source}")]
+    NoRoom {
+        /// How much it needs, and how much there is.
+        #[source]
+        source: Box<Error>,
     },
     /// A message is not an Arrow IPC message, or comes where it must not.
     #[error("upload refused: {what}")]
@@ -105,13 +117,15 @@ impl Upload {
 }
 
 /// Reads an upload to its end. `first` is the message that carried the descriptor, which may or may not carry the schema
-/// too. Fails at the first message that is wrong; nothing is kept then.
+/// too. Each message is read only when `hold` has taken the bytes that it comes to. Fails at the first message that is
+/// wrong; nothing is kept then.
 pub async fn read_upload(
     first: FlightData,
     rest: impl Stream<Item = Result<FlightData, Status>>,
     limits: &UploadLimits,
+    hold: impl FnMut(u64) -> Result<(), Error> + Send,
 ) -> Result<Upload, UploadError> {
-    let mut decoder = Decoder::new(limits);
+    let mut decoder = Decoder::new(limits, hold);
     decoder.push(first)?;
     let mut rest = std::pin::pin!(rest);
     while let Some(message) = rest.next().await {
@@ -120,13 +134,15 @@ pub async fn read_upload(
     Ok(decoder.upload)
 }
 
-struct Decoder<'l> {
+struct Decoder<'l, H> {
     limits: &'l UploadLimits,
     upload: Upload,
     messages: usize,
     rows: usize,
     received: usize,
     budget: Budget,
+    /// Takes memory of the server's.
+    hold: H,
     /// For each dictionary id of the schema, the type of its values.
     value_types: HashMap<i64, DataType>,
     dictionaries: HashMap<i64, ArrayRef>,
@@ -136,8 +152,8 @@ fn invalid(what: impl Into<String>) -> UploadError {
     UploadError::Message { what: what.into() }
 }
 
-impl<'l> Decoder<'l> {
-    fn new(limits: &'l UploadLimits) -> Self {
+impl<'l, H: FnMut(u64) -> Result<(), Error>> Decoder<'l, H> {
+    fn new(limits: &'l UploadLimits, hold: H) -> Self {
         Self {
             limits,
             upload: Upload::default(),
@@ -145,6 +161,7 @@ impl<'l> Decoder<'l> {
             rows: 0,
             received: 0,
             budget: Budget { bytes: limits.bytes, values_per_column_max: limits.rows },
+            hold,
             value_types: HashMap::new(),
             dictionaries: HashMap::new(),
         }
@@ -166,6 +183,8 @@ impl<'l> Decoder<'l> {
         if message.data_header.is_empty() {
             return if message.data_body.is_empty() { Ok(()) } else { Err(invalid("a body without its header")) };
         }
+        let arrays = message.data_header.len().saturating_mul(ARRAYS_PER_HEADER);
+        self.hold(arrays.saturating_add(message.data_body.len()))?;
         let decoded = catch_unwind(AssertUnwindSafe(|| self.decode(&message)));
         decoded.unwrap_or_else(|_| Err(invalid("a message that could not be decoded")))
     }
@@ -205,10 +224,12 @@ impl<'l> Decoder<'l> {
                     .ok_or_else(|| UploadError::Batch { what: format!("dictionary {id} is not in the schema") })?;
                 let data = dictionary.data().ok_or_else(|| invalid("a dictionary without values"))?;
                 let values = Field::new("", value_type.clone(), true);
-                check_batch(data, &body, [&values], &mut self.budget)?;
+                self.check(data, &body, [&values])?;
                 if let (true, Some(known)) = (dictionary.isDelta(), self.dictionaries.get(&id)) {
                     // Both are copied into a new one, each time.
-                    self.budget.spend(known.get_array_memory_size())?;
+                    let bytes = known.get_array_memory_size();
+                    self.budget.spend(bytes)?;
+                    self.hold(bytes)?;
                 }
                 read_dictionary(&Buffer::from(body), dictionary, &schema, &mut self.dictionaries, &version)
                     .map_err(|source| UploadError::Values { source })
@@ -216,7 +237,7 @@ impl<'l> Decoder<'l> {
             MessageHeader::RecordBatch => {
                 let schema = self.schema()?;
                 let batch = header.header_as_record_batch().ok_or_else(|| invalid("a batch message without batch"))?;
-                check_batch(batch, &body, schema.fields().iter().map(AsRef::as_ref), &mut self.budget)?;
+                self.check(batch, &body, schema.fields().iter().map(AsRef::as_ref))?;
                 let batch = read_record_batch(&Buffer::from(body), batch, schema, &self.dictionaries, None, &version)
                     .map_err(|source| UploadError::Values { source })?;
                 self.rows += batch.num_rows();
@@ -228,6 +249,26 @@ impl<'l> Decoder<'l> {
             }
             _ => Err(invalid("a message that is neither schema, dictionary nor record batch")),
         }
+    }
+
+    /// Checks what arrow is about to decode, and holds what that comes to: buffers that are not compressed stay where they
+    /// came, in the body.
+    fn check<'a>(
+        &mut self,
+        batch: arrow_ipc::RecordBatch<'_>,
+        body: &[u8],
+        fields: impl IntoIterator<Item = &'a Field>,
+    ) -> Result<(), UploadError> {
+        let before = self.budget.bytes;
+        check_batch(batch, body, fields, &mut self.budget)?;
+        match batch.compression() {
+            Some(_) => self.hold(before - self.budget.bytes),
+            None => Ok(()),
+        }
+    }
+
+    fn hold(&mut self, bytes: usize) -> Result<(), UploadError> {
+        (self.hold)(bytes as u64).map_err(|source| UploadError::NoRoom { source: Box::new(source) })
     }
 
     fn schema(&self) -> Result<SchemaRef, UploadError> {

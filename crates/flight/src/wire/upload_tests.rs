@@ -31,7 +31,7 @@ fn messages(batches: &[RecordBatch], compression: &str) -> Vec<FlightData> {
 fn read_with(messages: Vec<FlightData>, limits: &UploadLimits) -> Result<Upload, UploadError> {
     let mut messages = messages.into_iter();
     let first = messages.next().expect("at least one message");
-    block_on(read_upload(first, stream::iter(messages.map(Ok)), limits))
+    block_on(read_upload(first, stream::iter(messages.map(Ok)), limits, |_| Ok(())))
 }
 
 fn read(messages: Vec<FlightData>) -> Result<Upload, UploadError> {
@@ -70,6 +70,34 @@ fn every_type_arrives_with_and_without_compression() {
             };
             assert_eq!(names(&upload.schema.expect("schema")), names(&input.schema()));
         }
+    }
+}
+
+/// What reading `messages` asks to hold, when there are `room` bytes; the error if that is too little.
+fn held(messages: Vec<FlightData>, room: u64) -> (u64, Result<Upload, UploadError>) {
+    let (mut messages, mut held) = (messages.into_iter(), 0);
+    let first = messages.next().expect("at least one message");
+    let hold = |bytes| {
+        held += bytes;
+        if held <= room { Ok(()) } else { Err(Error::Exhausted("no room".to_owned())) }
+    };
+    let read = block_on(read_upload(first, stream::iter(messages.map(Ok)), &UploadLimits::default(), hold));
+    (held, read)
+}
+
+#[test]
+fn what_is_uploaded_is_held_before_it_is_decoded() {
+    let zeros = Arc::new(Int32Array::from(vec![0; 1 << 20]));
+    let batch = RecordBatch::try_from_iter([("zeros", zeros as ArrayRef)]).expect("one column");
+    for compression in ["none", "lz4"] {
+        let messages = messages(std::slice::from_ref(&batch), compression);
+        let (bytes, read) = held(messages.clone(), u64::MAX);
+        assert!(((4 << 20)..(5 << 20)).contains(&bytes), "{compression}: {bytes}");
+        assert_eq!(read.expect("there is room").num_rows(), 1 << 20);
+        let (_, read) = held(messages, 4 << 20);
+        let error = read.expect_err("there is a little too little");
+        assert!(matches!(error, UploadError::NoRoom { .. }), "{compression}: {error}");
+        assert_eq!(Status::from(error).code(), tonic::Code::ResourceExhausted);
     }
 }
 
@@ -411,7 +439,7 @@ fn limits_hold() {
 #[test]
 fn a_stream_that_breaks_off_is_told_from_one_that_is_wrong() {
     let rest = stream::iter([Err(Status::cancelled("gone"))]);
-    let result = block_on(read_upload(schema_of(DataType::Int32), rest, &UploadLimits::default()));
+    let result = block_on(read_upload(schema_of(DataType::Int32), rest, &UploadLimits::default(), |_| Ok(())));
     assert!(matches!(result, Err(UploadError::Transport { .. })));
 }
 

@@ -25,7 +25,7 @@ fn told(config: &Config, bytes: i64, events: &str) -> Vec<String> {
             (_, ("-", name)) => match running.remove(name) {
                 Some(grant) => {
                     drop::<Grant>(grant);
-                    queue.ended(&principal(&name[..1]), Duration::from_secs(1));
+                    queue.ended(&principal(&name[..1]), Some(Duration::from_secs(1)));
                 }
                 None => drop(queue.leave(&principal(&name[..1]), tickets[name])),
             },

@@ -88,6 +88,31 @@ async fn a_parked_query_lends_its_slot() {
     assert_eq!(admission.snapshot(), Snapshot::default());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_parked_query_comes_back_when_there_is_what_it_needs() {
+    let admission = admission(&config(&[]));
+    let budget = Budget::new(10);
+    let a = principal("a");
+    let first = admission.enter(&a, Lane::Heavy, budget.take(1)).await.expect("all is free");
+    let parked = first.park();
+    let other = admission.enter(&a, Lane::Heavy, budget.take(9)).await.expect("the rest");
+    let mut queued = futures::future::join_all((0..4).map(|_| admission.enter(&a, Lane::Heavy, budget.take(1))));
+    assert!(futures::poll!(&mut queued).is_pending());
+    {
+        let mut resumed = std::pin::pin!(parked.resume(budget.take(5)));
+        assert!(timeout(Duration::from_secs(9), &mut resumed).await.is_err(), "it waits, and is not refused");
+        drop((other, queued));
+        assert!(resumed.await);
+    }
+    assert_eq!((budget.free(), admission.snapshot().heavy), (9, Load { running: 1, queued: 0 }));
+    let parked = first.park();
+    let other = admission.enter(&a, Lane::Heavy, budget.take(9)).await.expect("the rest");
+    assert!(!parked.resume(budget.take(5)).await, "it has waited as long as one may");
+    assert_eq!(admission.snapshot().heavy, Load { running: 2, queued: 0 });
+    drop((first, other));
+    assert_eq!((budget.free(), admission.snapshot()), (10, Snapshot::default()));
+}
+
 #[tokio::test]
 async fn a_waiter_dropped_as_it_is_admitted_loses_nothing() {
     let admission = admission(&Config { max_concurrent_queries: 1, ..config(&[]) });
