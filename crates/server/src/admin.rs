@@ -92,7 +92,7 @@ async fn preload(State(started): State<Started>, Path(table): Path<String>) -> i
 
 async fn evict(State(started): State<Started>, Path(table): Path<String>) -> impl IntoResponse {
     let Some(engine) = started.0.get() else { return not_started() };
-    answer(Ok(json!({ "freed_bytes": engine.evict(&table) })))
+    answer(engine.evict(&table).await.map(|bytes| json!({ "freed_bytes": bytes })))
 }
 
 async fn clear(State(started): State<Started>) -> impl IntoResponse {
