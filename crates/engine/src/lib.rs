@@ -56,6 +56,7 @@ mod settings;
 mod spill;
 mod sql;
 mod substrait;
+mod unsent;
 
 pub use admission::PrincipalConfig;
 pub use bridge::Weight;
@@ -72,4 +73,5 @@ pub use run::{Part, QueryStream, Usage};
 pub use session::{Session, SessionId};
 pub use settings::{SettingSpec, Settings};
 pub use substrait::substrait_version;
+pub use unsent::Charge;
 pub use updraft_catalog::{CATALOG, SCHEMA};

@@ -130,6 +130,7 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
         Some(engine) => {
             let status = json!({
                 "running": engine.running(),
+                "sending": engine.sending(),
                 "queued": engine.queued(),
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),

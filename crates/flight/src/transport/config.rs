@@ -173,7 +173,7 @@ impl Default for Limits {
             stream_window: ByteSize::mib(1),
             connection_window: ByteSize::mib(4),
             max_frame_size: ByteSize::kib(64),
-            max_send_buffer: ByteSize::kib(400),
+            max_send_buffer: ByteSize::kib(512),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             max_message_size: ByteSize::mib(16),
