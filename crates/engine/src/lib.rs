@@ -13,6 +13,7 @@
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
 //! | `admission` | which query may run now, which waits, which is refused |
 //! | `bridge` | the byte-bounded channel between the two runtimes |
+//! | `unsent` | what was made for clients and has not gone to them yet |
 //! | `query` | what is known of a query while it runs; its log line |
 //! | `sql` | text limits, placeholders, which statements are allowed |
 //! | `settings` | what a session may change, and the checks |
