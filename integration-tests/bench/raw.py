@@ -32,17 +32,19 @@ class Gone(Exception):
 
 
 class Connection:
-    """Takes as much as the server likes to send: what slows it down is its reader, not its window."""
+    """Takes as much as the server likes to send: what slows it down is its reader, not its window. With a smaller `window` it never
+    gives more than that, neither for a stream nor in all."""
 
-    def __init__(self, server, receive_buffer=None):
+    def __init__(self, server, receive_buffer=None, window=WINDOW_MAX):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(SECONDS_MAX)
         self.socket.connect((server.host, server.port))
         self.authority, self.next, self.buffer = f"{server.host}:{server.port}", 1, b""
-        settings = struct.pack(">HI", INITIAL_WINDOW_SIZE, WINDOW_MAX)
-        self.send(PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW_MAX - WINDOW_DEFAULT)))
+        self.send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
+        if window > WINDOW_DEFAULT:
+            self.send(frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", window - WINDOW_DEFAULT)))
 
     def send(self, data):
         try:

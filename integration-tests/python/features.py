@@ -28,7 +28,7 @@ FEATURES = {
     "timeout": "Timeouts of the client and of the server",
     "errors": "Errors carry the right code and a sentence",
     "session": "Session options and SET",
-    "progress": "Progress of a running query (PollFlightInfo)",
+    "progress": "PollFlightInfo (answers once, when the query is planned)",
     "compression": "Compressed results (lz4, zstd)",
     "refusals": "Updates, ingest and transactions are refused clearly",
 }

@@ -14,11 +14,17 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::Error;
+use crate::unsent::{Charge, Outgoing};
 
 /// How many bytes a thing holds in memory while it waits.
 pub trait Weight {
     /// Bytes.
     fn weight(&self) -> usize;
+
+    /// Takes what counts it as not sent, when it waits no longer. Kept until it has gone, it goes on counting.
+    fn keep(&mut self, charge: Charge) {
+        drop(charge);
+    }
 }
 
 /// How much may wait for a client, and how long it may take none of it.
@@ -29,11 +35,12 @@ pub(crate) struct Bounds {
     pub(crate) idle: Duration,
 }
 
-pub(crate) fn channel<T: Weight>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
+/// Both ends; what is sent counts as `outgoing`.
+pub(crate) fn channel<T: Weight>(bounds: Bounds, outgoing: Arc<Outgoing>) -> (Sender<T>, Receiver<T>) {
     let bytes_max = bounds.bytes.clamp(1, u32::MAX as usize) as u32;
     let shared = Arc::new(Shared { room: Arc::new(Semaphore::new(bytes_max as usize)), waiting: Mutex::default() });
     let idle = if bounds.idle.is_zero() { Duration::MAX } else { bounds.idle };
-    (Sender { shared: Arc::clone(&shared), bytes_max, idle }, Receiver { shared })
+    (Sender { shared: Arc::clone(&shared), outgoing, bytes_max, idle }, Receiver { shared, idle: bounds.idle })
 }
 
 #[derive(Debug)]
@@ -45,13 +52,20 @@ struct Shared<T> {
 
 #[derive(Debug)]
 struct Waiting<T> {
-    items: VecDeque<(T, OwnedSemaphorePermit)>,
+    items: VecDeque<(T, Place)>,
     /// How many items were received.
     received: u64,
     /// The last item, and that there will be no other.
     error: Option<Error>,
     ended: bool,
     receiver: Option<Waker>,
+}
+
+/// What an item has while it waits.
+#[derive(Debug)]
+struct Place {
+    _room: OwnedSemaphorePermit,
+    charge: Charge,
 }
 
 impl<T> Default for Waiting<T> {
@@ -63,6 +77,7 @@ impl<T> Default for Waiting<T> {
 #[derive(Debug)]
 pub(crate) struct Sender<T> {
     shared: Arc<Shared<T>>,
+    outgoing: Arc<Outgoing>,
     bytes_max: u32,
     idle: Duration,
 }
@@ -70,6 +85,7 @@ pub(crate) struct Sender<T> {
 #[derive(Debug)]
 pub(crate) struct Receiver<T> {
     shared: Arc<Shared<T>>,
+    idle: Duration,
 }
 
 impl<T: Weight> Sender<T> {
@@ -80,16 +96,22 @@ impl<T: Weight> Sender<T> {
     /// `Cancelled`, when nobody receives any more; `Idle`, when nothing was received for too long.
     pub(crate) async fn send(&self, item: T, now: bool) -> Result<(), Error> {
         let bytes = u32::try_from(item.weight()).unwrap_or(u32::MAX).clamp(1, self.bytes_max);
-        let permit = self.room(bytes).await?;
+        let room = self.room(bytes).await?;
+        let place = Place { _room: room, charge: self.outgoing.charge(item.weight()) };
         match now {
-            true => self.shared.change(|waiting| waiting.items.push_back((item, permit))),
-            false => self.shared.waiting.lock().items.push_back((item, permit)),
+            true => self.shared.change(|waiting| waiting.items.push_back((item, place))),
+            false => self.shared.waiting.lock().items.push_back((item, place)),
         }
         Ok(())
     }
 }
 
 impl<T> Sender<T> {
+    /// The query is over, and what it has sent is all that is left of it.
+    pub(crate) fn run_is_over(&self) {
+        self.outgoing.run_is_over();
+    }
+
     /// Sends the error that ends the stream. What waits before it is dropped when it is for a client that
     /// does not read.
     pub(crate) fn fail(&self, error: Error) {
@@ -151,6 +173,11 @@ impl<T> Shared<T> {
 }
 
 impl<T> Receiver<T> {
+    /// How long nothing may be received; zero = for ever.
+    pub(crate) fn idle(&self) -> Duration {
+        self.idle
+    }
+
     /// Whether all there will be was sent.
     pub(crate) fn has_ended(&self) -> bool {
         self.shared.waiting.lock().ended
@@ -167,13 +194,16 @@ impl<T> Receiver<T> {
     }
 
     /// The next item; `None` when the sender is gone.
-    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>> {
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<T, Error>>>
+    where
+        T: Weight,
+    {
         let mut waiting = self.shared.waiting.lock();
-        if let Some((item, permit)) = waiting.items.pop_front() {
+        if let Some((mut item, place)) = waiting.items.pop_front() {
             waiting.received += 1;
             drop(waiting);
             // Its room is free for the next.
-            drop(permit);
+            item.keep(place.charge);
             return Poll::Ready(Some(Ok(item)));
         }
         if let Some(error) = waiting.error.take() {
@@ -200,6 +230,9 @@ mod tests {
     use tokio::time::{sleep, timeout};
 
     use super::*;
+    use crate::config::MemoryPoolKind;
+    use crate::memory::Memory;
+    use crate::unsent::Unsent;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -207,6 +240,10 @@ mod tests {
         fn weight(&self) -> usize {
             self.len()
         }
+    }
+
+    fn channel<T: Weight>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
+        super::channel(bounds, Outgoing::new(&Unsent::new(Memory::new(MemoryPoolKind::Fair, 0))))
     }
 
     async fn next(receiver: &mut Receiver<Vec<u8>>) -> Option<Result<Vec<u8>, Error>> {

@@ -14,6 +14,7 @@
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
 //! | `admission` | which query may run now, which waits, which is refused |
 //! | `bridge` | the byte-bounded channel between the two runtimes |
+//! | `unsent` | what was made for clients and has not gone to them yet |
 //! | `query` | what is known of a query while it runs; its log line |
 //! | `sql` | text limits, placeholders, which statements are allowed |
 //! | `settings` | what a session may change, and the checks |
@@ -59,6 +60,7 @@ mod settings;
 mod spill;
 mod sql;
 mod substrait;
+mod unsent;
 
 pub use admission::PrincipalConfig;
 pub use bridge::Weight;
@@ -75,4 +77,5 @@ pub use run::{Part, QueryStream, Usage};
 pub use session::{Session, SessionId};
 pub use settings::{SettingSpec, Settings};
 pub use substrait::substrait_version;
+pub use unsent::Charge;
 pub use updraft_catalog::{CATALOG, SCHEMA};

@@ -25,7 +25,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, warn};
 
 use crate::admission::Lane;
-use crate::bridge::{self, Bounds, Receiver, Sender, Weight};
+use crate::bridge::{Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
 use crate::launch::{Effort, Fitted, Held, Streams, Turn, fit, launch};
@@ -140,14 +140,13 @@ impl<T: Weight + Send + 'static> QueryStream<T> {
         place: Where,
         guard: RunGuard,
         limit: Limit,
-        bounds: Bounds,
+        (sender, results): (Sender<T>, Receiver<T>),
         opened: impl Future<Output = Result<Opened, Error>> + Send + 'static,
         encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
     ) -> Self
     where
         S: Stream<Item = Result<T, Error>> + Send + 'static,
     {
-        let (sender, results) = bridge::channel(bounds);
         let run = Arc::clone(&guard);
         let ended = Box::pin(ended(Arc::clone(&run), limit));
         let heavy = cpu.handle(Lane::Heavy).clone();
@@ -174,6 +173,11 @@ impl<T> QueryStream<T> {
         self
     }
 
+    /// How long its client may take nothing of it; zero = for ever.
+    pub fn idle_timeout(&self) -> Duration {
+        self.results.idle()
+    }
+
     /// What the run uses, to look at while and after it is streamed.
     pub fn usage(&self) -> Usage {
         Usage(Arc::clone(&self.run))
@@ -198,7 +202,7 @@ impl<T> Drop for QueryStream<T> {
     }
 }
 
-impl<T> Stream for QueryStream<T> {
+impl<T: Weight> Stream for QueryStream<T> {
     type Item = Result<T, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
@@ -294,6 +298,7 @@ async fn drive<T, S>(
         Ok(()) => run.complete(),
         Err(error) => run.failed(error),
     }
+    sender.run_is_over();
     // Leaves the list of runs, and logs its line, before the client sees the end.
     drop(guard);
     match outcome {

@@ -19,6 +19,7 @@ use parking_lot::Mutex;
 use tonic::body::Body;
 use tonic::{Code, Response, Status};
 
+use crate::transport::Patience;
 use crate::wire::{COPIED_MAX, Message};
 
 /// Small pieces are put together up to here, as long as they come at once: copying them costs less than a frame, or a slice of
@@ -29,6 +30,7 @@ const TOGETHER_MAX: usize = 16 << 10;
 pub(crate) struct Answer {
     messages: BoxStream<'static, Result<Message, Status>>,
     trailers: Box<dyn Fn() -> HeaderMap + Send>,
+    patience: Option<Patience>,
 }
 
 /// What tonic gets to see of an answer.
@@ -37,7 +39,7 @@ pub(crate) type NoMessages = stream::Empty<Result<FlightData, Status>>;
 impl Answer {
     /// An answer of `messages` that ends well, or with their error.
     pub(crate) fn new(messages: impl Stream<Item = Result<Message, Status>> + Send + 'static) -> Self {
-        Self { messages: messages.boxed(), trailers: Box::new(HeaderMap::new) }
+        Self { messages: messages.boxed(), trailers: Box::new(HeaderMap::new), patience: None }
     }
 
     /// With the headers that `trailers` makes once the messages have ended, well or not.
@@ -45,8 +47,14 @@ impl Answer {
         Self { trailers: Box::new(trailers), ..self }
     }
 
+    /// For a client that may take none of it for this long, and not as the server has it for all.
+    pub(crate) fn with_patience(self, patience: Patience) -> Self {
+        Self { patience: Some(patience), ..self }
+    }
+
     /// The response to give to tonic.
     pub(crate) fn into_response(self) -> Response<NoMessages> {
+        let patience = self.patience;
         let body = Body::new(Sending {
             answer: self,
             pieces: Vec::new().into_iter(),
@@ -56,6 +64,9 @@ impl Answer {
         });
         let mut response = Response::new(stream::empty());
         response.extensions_mut().insert(OwnBody(Arc::new(Mutex::new(Some(body)))));
+        if let Some(patience) = patience {
+            response.extensions_mut().insert(patience);
+        }
         response
     }
 }

@@ -17,7 +17,7 @@ use crate::commands::metadata;
 use crate::config::Config;
 use crate::layers::layered;
 use crate::service::FlightSql;
-use crate::transport::{self, Drained, Stop, TlsError, TlsReloader};
+use crate::transport::{self, Drained, Patience, Stop, TlsError, TlsReloader};
 use crate::wire::UploadLimits;
 
 /// Why the front end could not start.
@@ -63,6 +63,7 @@ pub async fn serve(
     stop: Stop,
 ) -> Drained {
     let size = |size: bytesize::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
+    let patience = Patience(engine.config().idle_stream_timeout);
     let message_max = size(config.limits.max_message_size);
     let server = Arc::new(Server {
         sealer: authenticator.sealer().clone(),
@@ -94,7 +95,7 @@ pub async fn serve(
     let routes = Routes::new(flight).add_service(health_service).prepare();
     let service = ServiceBuilder::new().service(layered(routes, authenticator));
     tokio::select! {
-        drained = transport::serve(listener, tls, config.limits, service, stop) => drained,
+        drained = transport::serve(listener, tls, config.limits, patience, service, stop) => drained,
         () = drain => unreachable!("the drain task never ends"),
     }
 }

@@ -92,7 +92,7 @@ async fn preload(State(started): State<Started>, Path(table): Path<String>) -> i
 
 async fn evict(State(started): State<Started>, Path(table): Path<String>) -> impl IntoResponse {
     let Some(engine) = started.0.get() else { return not_started() };
-    answer(Ok(json!({ "freed_bytes": engine.evict(&table) })))
+    answer(engine.evict(&table).await.map(|bytes| json!({ "freed_bytes": bytes })))
 }
 
 async fn clear(State(started): State<Started>) -> impl IntoResponse {
@@ -130,6 +130,7 @@ async fn status(State(started): State<Started>) -> impl IntoResponse {
         Some(engine) => {
             let status = json!({
                 "running": engine.running(),
+                "sending": engine.sending(),
                 "queued": engine.queued(),
                 "memory_limit_bytes": engine.memory_limit(),
                 "memory_reserved_bytes": engine.memory_reserved(),

@@ -62,8 +62,10 @@ async fn hot_tables_are_loaded_shown_and_let_go_of() {
     let cleared = ask(&server, "POST /hot/clear").await;
     assert!(cleared.1["freed_bytes"].as_u64() > Some(8000), "{cleared:?}");
     for (table, code, says) in [("missing", 404, "does not exist"), ("c", 400, "not Parquet")] {
-        let (got, body) = ask(&server, &format!("POST /hot/preload/{table}")).await;
-        assert!(got == code && body["error"].to_string().contains(says), "{got} {body}");
+        for what in ["preload", "evict"] {
+            let (got, body) = ask(&server, &format!("POST /hot/{what}/{table}")).await;
+            assert!(got == code && body["error"].to_string().contains(says), "{what}: {got} {body}");
+        }
     }
     assert_eq!(ask(&server, "GET /hot/clear").await.0, 405, "looking changes nothing");
 }

@@ -5,6 +5,7 @@ its reader is ended after 3 s here, and who does not answer is closed after 4 s,
 """
 
 import contextlib
+import socket
 import threading
 import time
 
@@ -70,6 +71,42 @@ def stops_reading(server, arguments, stack):
     streaming(server, arguments, stack)
 
 
+def gives_no_window(server, stack, clients, streams, rows):
+    """Reads all there is, and answers when it is asked whether it lives, but makes no room for more: nothing but the limit for what waits
+    for its reader ends these streams."""
+    for _ in range(clients):
+        connection = raw.Connection(server, window=raw.WINDOW_DEFAULT)
+        stack.callback(connection.close)
+        connection.greeted()
+        ticket = connection.ticket(f"{SCAN} LIMIT {rows}")
+        for _ in range(streams):
+            connection.send(connection.request("DoGet", ticket)[0])
+
+        def read(connection=connection):
+            with contextlib.suppress(raw.Gone):
+                while True:
+                    with contextlib.suppress(TimeoutError):
+                        connection.read()
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        stack.callback(reader.join)
+        stack.callback(lambda connection=connection: hang_up(connection))
+
+
+def hang_up(connection):
+    with contextlib.suppress(OSError):  # The server was first.
+        connection.socket.shutdown(socket.SHUT_RDWR)
+
+
+def gives_no_window_for_large_results(server, arguments, stack):
+    gives_no_window(server, stack, clients=4, streams=100, rows=25_000)
+
+
+def gives_no_window_for_small_results(server, arguments, stack):
+    gives_no_window(server, stack, clients=50, streams=20, rows=5_600)
+
+
 def is_killed_while_it_reads(server, arguments, stack):
     for connection in streaming(server, arguments, stack):
         connection.vanish()
@@ -133,6 +170,8 @@ KINDS = {
     "does nothing": does_nothing,
     "reads one byte a second": reads_one_byte_a_second,
     "stops reading": stops_reading,
+    "gives no window for 400 large results": gives_no_window_for_large_results,
+    "gives no window for 1,000 small results": gives_no_window_for_small_results,
     "is killed while it reads": is_killed_while_it_reads,
     "is gone without a word": is_gone_without_a_word,
     "resets its streams": resets,
@@ -141,9 +180,9 @@ KINDS = {
 
 
 def over(server):
-    """Waits until nothing runs, not even the count beside, which comes and goes. Whether that happens."""
+    """Waits until nothing runs or waits to be read, not even the count beside, which comes and goes. Whether that happens."""
     end = time.monotonic() + IDLE_STREAM_SECONDS + GRACE_SECONDS
-    while server.status()["running"] > 0:
+    while (status := server.status())["running"] + status["sending"] > 0:
         if time.monotonic() > end:
             return False
         time.sleep(0.01)

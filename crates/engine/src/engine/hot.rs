@@ -48,10 +48,20 @@ impl Engine {
         loading.await.map_err(|join| Error::Panicked { query: QueryId::new(), message: join.to_string() })?
     }
 
-    /// Lets go of what the cache of hot tables has of `table` (`name` or `schema.name`). Returns how many bytes that is.
-    pub fn evict(&self, table: &str) -> u64 {
+    /// Lets go of what the cache of hot tables has of `table` (`name` or `schema.name`), also when there is no such table
+    /// any more. Returns how many bytes that is.
+    ///
+    /// # Errors
+    /// When it has nothing of it: as [`Self::preload`], so that a misspelt name is noticed.
+    pub async fn evict(self: &Arc<Self>, table: &str) -> Result<u64, Error> {
         let (schema, name) = split_name(table);
-        self.hot().map_or(0, |cache| cache.evict(&format!("{schema}.{name}")))
+        let freed = self.hot().map_or(0, |cache| cache.evict(&format!("{schema}.{name}")));
+        if freed == 0 && self.hot().is_some() {
+            let (engine, table) = (Arc::clone(self), table.to_owned());
+            let found = self.cpu.spawn(Lane::Light, async move { engine.hot_tables(&[table]).await.map(drop) });
+            found.await.map_err(|join| Error::Panicked { query: QueryId::new(), message: join.to_string() })??;
+        }
+        Ok(freed)
     }
 
     async fn hot_tables(&self, names: &[String]) -> Result<Vec<Table>, Error> {

@@ -38,6 +38,7 @@ use crate::runtime::{CpuRuntime, STACK_BYTES};
 use crate::session::{Session, SessionId, Sessions};
 use crate::settings::SettingSpec;
 use crate::spill::Spill;
+use crate::unsent::{Outgoing, Unsent};
 
 /// How often expired sessions, statements and plans are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(30);
@@ -62,6 +63,7 @@ pub struct Engine {
     /// Cancelled before they ran; their tickets stay dead for as long as they are valid.
     cancelled: Expiring<QueryId, Principal>,
     runs: Arc<Runs>,
+    unsent: Arc<Unsent>,
     draining: AtomicBool,
     /// The guard admits no heavy query.
     memory_pressure: AtomicBool,
@@ -156,6 +158,7 @@ impl Engine {
             planned,
             cancelled: Expiring::new(config.planned_max, config.ticket_ttl, WhenFull::EvictOldest),
             runs: Arc::default(),
+            unsent: Unsent::new(memory.clone()),
             draining: AtomicBool::new(false),
             memory_pressure: AtomicBool::new(false),
             sweeper: Mutex::default(),
@@ -291,9 +294,10 @@ impl Engine {
             bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),
             idle: self.limits(&planned.principal).idle_stream_timeout,
         };
+        let bridge = bridge::channel(bounds, Outgoing::new(&self.unsent));
         let place = if planned.is_at_hand() { Where::Here } else { Where::OnCpu };
         let opened = run::open(Arc::clone(self), planned, part, Arc::clone(&guard));
-        Ok(QueryStream::start(&self.cpu, place, guard, limit, bounds, opened, encode))
+        Ok(QueryStream::start(&self.cpu, place, guard, limit, bridge, opened, encode))
     }
 
     /// Runs a planned statement that returns nothing to a client: `SET` by an update call.
@@ -439,6 +443,11 @@ impl Engine {
         self.runs.len()
     }
 
+    /// How many results wait to be read although their queries are over.
+    pub fn sending(&self) -> usize {
+        self.unsent.results()
+    }
+
     /// Watches what `allocator` really has, from now on: queries then give way before the system has to.
     ///
     /// # Errors
@@ -493,7 +502,7 @@ impl Engine {
         self.memory.uploaded()
     }
 
-    /// Bytes that running queries and uploads have reserved.
+    /// Bytes that running queries and uploads have reserved, and those that queries which are over have left for their clients.
     pub fn memory_reserved(&self) -> usize {
         usize::try_from(self.memory.held()).unwrap_or(usize::MAX)
     }

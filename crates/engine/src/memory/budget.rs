@@ -98,6 +98,8 @@ pub(super) struct State {
     pub(super) held: u64,
     /// Of that, what uploads hold.
     pub(super) uploaded: u64,
+    /// What queries that ended have left for their clients. Who would be let in alone does not wait for it.
+    unsent: u64,
     pub(super) parties: HashMap<Principal, Party>,
 }
 
@@ -137,9 +139,10 @@ impl Budget {
         self.limit
     }
 
-    /// The sum of what queries and uploads hold, in bytes.
+    /// The sum of what queries and uploads hold and of what queries that ended have left, in bytes.
     pub(crate) fn held(&self) -> u64 {
-        self.state.lock().held
+        let state = self.state.lock();
+        state.held + state.unsent
     }
 
     /// What uploads hold of that, in bytes.
@@ -155,6 +158,19 @@ impl Budget {
     /// What a cache may take more than it has: what is free, but for the part that is kept for queries.
     pub(crate) fn free_for_caches(&self) -> u64 {
         self.free_of(&self.state.lock()).saturating_sub(self.limit / KEPT_FREE)
+    }
+
+    /// Counts `bytes` that are nobody's any more and still there: results that wait for clients.
+    pub(crate) fn add_unsent(&self, bytes: u64) {
+        self.state.lock().unsent += bytes;
+    }
+
+    /// `bytes` of those have gone.
+    pub(crate) fn less_unsent(&self, bytes: u64) {
+        self.state.lock().unsent -= bytes;
+        if let Some(freed) = self.freed.get() {
+            freed();
+        }
     }
 
     /// Tells how many bytes are there beyond what queries hold.
@@ -241,13 +257,13 @@ impl Budget {
     }
 
     pub(super) fn free_of(&self, state: &State) -> u64 {
-        self.limit.saturating_sub(state.held).saturating_sub(self.beside().0)
+        self.limit.saturating_sub(state.held + state.unsent).saturating_sub(self.beside().0)
     }
 
     /// What is free, and what caches would let go of.
     fn lendable_of(&self, state: &State) -> u64 {
         let (beside, cached) = self.beside();
-        self.limit.saturating_sub(state.held).saturating_sub(beside - cached)
+        self.limit.saturating_sub(state.held + state.unsent).saturating_sub(beside - cached)
     }
 
     /// Bytes that are there although no query holds them, and how many of them caches have. A cache says so at once what
@@ -490,6 +506,20 @@ mod tests {
         assert_eq!((budget.held(), budget.free()), (300, 700));
         drop(a);
         assert_eq!(budget.free(), 1000);
+    }
+
+    #[test]
+    fn what_waits_for_clients_is_not_free_and_keeps_nobody_out_who_is_alone() {
+        let budget = Budget::new(1000);
+        budget.add_unsent(100);
+        assert_eq!((budget.held(), budget.free()), (100, 900));
+        let small = budget.try_grant(&claim("a"), 900).expect("all that is free");
+        assert!(budget.try_grant(&claim("b"), 1).is_none());
+        drop(small);
+        let alone = budget.try_grant(&claim("a"), 1000).expect("it would wait for clients only");
+        assert_eq!(alone.hold(1001, false), Err(Refusal::Full { free: 0 }));
+        budget.less_unsent(100);
+        assert_eq!(budget.held(), 1000);
     }
 
     #[test]

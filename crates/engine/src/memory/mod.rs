@@ -63,7 +63,7 @@ impl Memory {
         }
     }
 
-    /// Bytes that queries and uploads hold.
+    /// Bytes that queries and uploads hold, and those that queries which ended have left for their clients.
     pub(crate) fn held(&self) -> u64 {
         match self {
             Self::Fair(budget) => budget.held(),
@@ -99,6 +99,20 @@ impl Memory {
     pub(crate) fn on_freed(&self, freed: impl Fn() + Send + Sync + 'static) {
         if let Self::Fair(budget) = self {
             budget.on_freed(freed);
+        }
+    }
+
+    /// Counts `bytes` that queries have left when they ended, whether there is room for them or not.
+    pub(crate) fn add_unsent(&self, bytes: u64) {
+        if let Self::Fair(budget) = self {
+            budget.add_unsent(bytes);
+        }
+    }
+
+    /// `bytes` of those have gone.
+    pub(crate) fn less_unsent(&self, bytes: u64) {
+        if let Self::Fair(budget) = self {
+            budget.less_unsent(bytes);
         }
     }
 

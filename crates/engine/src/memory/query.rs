@@ -512,7 +512,7 @@ mod tests {
         let budget = Budget::new(1200);
         let (_memory, pool) = query(&budget, 0, 1000);
         let register = |name: &str| MemoryConsumer::new(name).with_can_spill(!name.contains("Merge")).register(&pool);
-        let (mut sort, merge) = (register("ExternalSorter[0]"), register("ExternalSorterMerge[0]"));
+        let (sort, merge) = (register("ExternalSorter[0]"), register("ExternalSorterMerge[0]"));
         let (other, others_merge) = (register("ExternalSorter[0]"), register("ExternalSorterMerge[0]"));
         for merge in [&merge, &others_merge] {
             merge.try_grow(10).expect("what is set aside");

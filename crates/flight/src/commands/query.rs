@@ -21,6 +21,7 @@ use crate::call::Call;
 use crate::server::Server;
 use crate::status::{answer_failed, status};
 use crate::ticket;
+use crate::transport::Patience;
 use crate::wire::{
     Encoder, Gathered, Message, WireError, WireOptions, schema_bytes, wire_schema, with_column_metadata,
 };
@@ -169,8 +170,9 @@ async fn stream(
         .map_err(status)?
         .begun()
         .await;
-    let usage = results.usage();
-    Ok(Answer::new(results.map_err(status)).followed_by(move || resources(&usage.report())))
+    let (usage, patience) = (results.usage(), Patience(results.idle_timeout()));
+    let answer = Answer::new(results.map_err(status)).with_patience(patience);
+    Ok(answer.followed_by(move || resources(&usage.report())))
 }
 
 /// Messages of `batches`, the schema first. Runs on the CPU runtime.

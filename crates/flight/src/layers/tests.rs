@@ -28,7 +28,7 @@ use updraft_auth::{Authenticator, Clock, Config, Identity, Principal, User, hash
 
 use super::{Caller, Deadline, Layered, RequestId, layered};
 use crate::commands::handshake::handshake;
-use crate::transport::{Connection, Limits, Stop, bind, serve};
+use crate::transport::{Connection, Limits, Patience, Stop, bind, serve};
 
 const START: u64 = 1_800_000_000;
 
@@ -269,7 +269,7 @@ async fn client(authenticator: &Authenticator) -> FlightServiceClient<Channel> {
     let listener = bind("127.0.0.1:0".parse().unwrap(), false, true, None).unwrap();
     let address = listener.local_addr().unwrap();
     let service: Layered<_> = layered(FlightServiceServer::new(WhoAmI(authenticator.clone())), authenticator.clone());
-    tokio::spawn(serve(listener, None, Limits::default(), service, Stop::new()));
+    tokio::spawn(serve(listener, None, Limits::default(), Patience(Duration::ZERO), service, Stop::new()));
     let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
     FlightServiceClient::new(channel)
 }

@@ -6,12 +6,15 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Buf, Bytes};
 use http_body::Frame;
 use tonic::Status;
 use tonic::body::Body;
+
+use super::sent::Sent;
 
 /// From here on nothing more is gathered for a frame. Clients that read much take frames of about this size.
 pub(super) const ENOUGH: usize = 256 << 10;
@@ -21,13 +24,50 @@ const PIECES_MAX: usize = 16;
 /// A body whose frames of data that are there at once leave as one, not put together but written by one call.
 pub(super) struct Joined {
     body: Body,
+    sent: Arc<Sent>,
+    /// Bytes that HTTP/2 is to have of the body at most, but for the piece that goes beyond.
+    held_max: usize,
     /// What was found behind the data of the last frame: trailers, an error, or the end.
     after: Option<Option<Result<Frame<Pieces>, Status>>>,
 }
 
 impl Joined {
-    pub(super) fn new(body: Body) -> Self {
-        Self { body, after: None }
+    /// `body` on its way, counted by `sent`, at most `held_max` bytes and a piece at a time.
+    pub(super) fn new(body: Body, sent: Arc<Sent>, held_max: usize) -> Self {
+        sent.asks(false);
+        Self { body, sent, held_max, after: None }
+    }
+
+    /// Pieces for a frame. What is found behind them is put into `after`.
+    fn gather(&mut self, cx: &mut Context<'_>) -> Poll<Pieces> {
+        let mut pieces = Pieces::of(Arc::clone(&self.sent));
+        let enough = self.held_max.saturating_sub(self.sent.held()).clamp(1, ENOUGH);
+        loop {
+            match http_body::Body::poll_frame(Pin::new(&mut self.body), cx) {
+                Poll::Pending if pieces.bytes == 0 => return Poll::Pending,
+                Poll::Pending => break,
+                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
+                    Ok(data) => pieces.push(data),
+                    Err(frame) => {
+                        // There is no third kind.
+                        self.after = Some(frame.into_trailers().ok().map(|trailers| Ok(Frame::trailers(trailers))));
+                        break;
+                    }
+                },
+                Poll::Ready(Some(Err(status))) => {
+                    self.after = Some(Some(Err(status)));
+                    break;
+                }
+                Poll::Ready(None) => {
+                    self.after = Some(None);
+                    break;
+                }
+            }
+            if pieces.bytes >= enough || pieces.pieces.len() >= PIECES_MAX {
+                break;
+            }
+        }
+        Poll::Ready(pieces)
     }
 }
 
@@ -39,28 +79,12 @@ impl http_body::Body for Joined {
         if let Some(after) = self.after.take() {
             return Poll::Ready(after);
         }
-        let mut pieces = Pieces::default();
-        while pieces.bytes < ENOUGH && pieces.pieces.len() < PIECES_MAX {
-            let after = match Pin::new(&mut self.body).poll_frame(cx) {
-                Poll::Pending if pieces.bytes == 0 => return Poll::Pending,
-                Poll::Pending => break,
-                Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
-                    Ok(data) => {
-                        pieces.push(data);
-                        continue;
-                    }
-                    Err(frame) => Some(Ok(frame.map_data(Pieces::from))),
-                },
-                Poll::Ready(Some(Err(status))) => Some(Err(status)),
-                Poll::Ready(None) => None,
-            };
-            if pieces.bytes == 0 {
-                return Poll::Ready(after);
-            }
-            self.after = Some(after);
-            break;
-        }
-        Poll::Ready(Some(Ok(Frame::data(pieces))))
+        let pieces = self.gather(cx);
+        self.sent.asks(pieces.is_pending());
+        pieces.map(|pieces| match self.after.take_if(|_| pieces.bytes == 0) {
+            Some(after) => after,
+            None => Some(Ok(Frame::data(pieces))),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
@@ -75,27 +99,38 @@ impl http_body::Body for Joined {
     }
 }
 
+impl Drop for Joined {
+    fn drop(&mut self) {
+        self.sent.is_over();
+    }
+}
+
 /// Bytes in several pieces, none of them empty.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Pieces {
     pieces: VecDeque<Bytes>,
     bytes: usize,
+    /// Hears what becomes of them.
+    sent: Arc<Sent>,
 }
 
 impl Pieces {
+    fn of(sent: Arc<Sent>) -> Self {
+        Self { pieces: VecDeque::new(), bytes: 0, sent }
+    }
+
     fn push(&mut self, piece: Bytes) {
         if !piece.is_empty() {
             self.bytes += piece.len();
+            self.sent.gave(piece.len());
             self.pieces.push_back(piece);
         }
     }
 }
 
-impl From<Bytes> for Pieces {
-    fn from(piece: Bytes) -> Self {
-        let mut pieces = Self::default();
-        pieces.push(piece);
-        pieces
+impl Drop for Pieces {
+    fn drop(&mut self) {
+        self.sent.took(self.bytes);
     }
 }
 
@@ -116,6 +151,7 @@ impl Buf for Pieces {
     fn advance(&mut self, count: usize) {
         assert!(count <= self.bytes, "{count} bytes of {}", self.bytes);
         self.bytes -= count;
+        self.sent.took(count);
         let mut left = count;
         while left > 0
             && let Some(first) = self.pieces.front_mut()
@@ -136,10 +172,18 @@ mod tests {
     use http::HeaderMap;
     use http_body_util::{BodyExt, StreamBody};
 
+    use super::super::sent::Answers;
     use super::*;
 
+    /// Room for anything.
+    const ALL: usize = usize::MAX;
+
+    fn sent() -> Arc<Sent> {
+        Answers::default().begin().0
+    }
+
     fn joined(frames: Vec<Result<Frame<Bytes>, Status>>) -> Joined {
-        Joined::new(Body::new(StreamBody::new(stream::iter(frames))))
+        Joined::new(Body::new(StreamBody::new(stream::iter(frames))), sent(), ALL)
     }
 
     fn data(piece: &'static [u8]) -> Result<Frame<Bytes>, Status> {
@@ -179,14 +223,16 @@ mod tests {
     #[tokio::test]
     async fn what_is_there_does_not_wait_for_more() {
         let some = stream::iter([data(b"a"), data(b"b")]);
-        let mut body = Joined::new(Body::new(StreamBody::new(futures::StreamExt::chain(some, stream::pending()))));
+        let mut body =
+            Joined::new(Body::new(StreamBody::new(futures::StreamExt::chain(some, stream::pending()))), sent(), ALL);
         let frame = body.frame().await.expect("a frame").expect("data");
         assert_eq!(frame.into_data().expect("data").remaining(), 2);
     }
 
     #[test]
     fn pieces_are_used_up_in_order() {
-        let mut pieces = Pieces::default();
+        let sent = sent();
+        let mut pieces = Pieces::of(Arc::clone(&sent));
         for piece in [&b"abc"[..], b"", b"de"] {
             pieces.push(Bytes::from_static(piece));
         }
@@ -194,7 +240,25 @@ mod tests {
         assert_eq!((pieces.chunk(), pieces.remaining()), (&b"c"[..], 3));
         pieces.advance(2);
         assert_eq!((pieces.chunk(), pieces.remaining()), (&b"e"[..], 1));
+        assert_eq!(sent.held(), 1);
         pieces.advance(1);
         assert_eq!((pieces.chunk(), pieces.remaining()), (&b""[..], 0));
+        pieces.push(Bytes::from_static(b"never sent"));
+        drop(pieces);
+        assert_eq!(sent.held(), 0);
+    }
+
+    #[tokio::test]
+    async fn no_more_is_handed_over_than_may_be_held_and_a_piece() {
+        let sent = sent();
+        let pieces = (0..4).map(|_| data(b"0123456789")).collect::<Vec<_>>();
+        let mut body = Joined::new(Body::new(StreamBody::new(stream::iter(pieces))), Arc::clone(&sent), 15);
+        let first = body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+        assert_eq!((first.remaining(), sent.held()), (20, 20));
+        let second = body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+        assert_eq!((second.remaining(), sent.held()), (10, 30), "one, when it is asked for more all the same");
+        drop(first);
+        let third = body.frame().await.expect("a frame").expect("data").into_data().expect("data");
+        assert_eq!((third.remaining(), sent.held()), (10, 20));
     }
 }

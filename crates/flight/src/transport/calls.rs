@@ -11,9 +11,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
-use futures::StreamExt;
+use futures::future::{AbortRegistration, Abortable};
 use futures::stream::FuturesUnordered;
 use futures::task::AtomicWaker;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 
 /// How often a connection and its calls are looked at in turn before others on this thread are.
@@ -23,14 +24,33 @@ type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// Where hyper puts the calls that begin.
 #[derive(Clone, Default)]
-pub(super) struct Begun(Arc<Mutex<Vec<Call>>>);
+pub(super) struct Begun(Arc<Mutex<Calls>>);
+
+#[derive(Default)]
+struct Calls {
+    begun: Vec<Call>,
+    /// Ends the call that begins next.
+    ended_by: Option<AbortRegistration>,
+}
+
+impl Begun {
+    /// The call that begins next can be ended. hyper has the service called, and then begins the call.
+    pub(super) fn next(&self, ended_by: AbortRegistration) {
+        self.0.lock().ended_by = Some(ended_by);
+    }
+}
 
 impl<F> hyper::rt::Executor<F> for Begun
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, call: F) {
-        self.0.lock().push(Box::pin(call));
+        let mut calls = self.0.lock();
+        let call: Call = match calls.ended_by.take() {
+            Some(ended_by) => Box::pin(Abortable::new(call, ended_by).map(drop)),
+            None => Box::pin(call),
+        };
+        calls.begun.push(call);
     }
 }
 
@@ -81,7 +101,7 @@ impl<C: Future + Unpin> Future for WithCalls<C> {
             if let Poll::Ready(ended) = Pin::new(&mut me.connection).poll(&mut inner) {
                 return Poll::Ready(ended);
             }
-            me.calls.extend(me.begun.0.lock().drain(..));
+            me.calls.extend(me.begun.0.lock().begun.drain(..));
             me.had_calls |= !me.calls.is_empty();
             while let Poll::Ready(Some(())) = me.calls.poll_next_unpin(&mut inner) {}
             // What calls have sent wakes the connection, and what came for calls wakes them.
@@ -100,7 +120,7 @@ impl<C: Future + Unpin> Future for WithCalls<C> {
 impl<C> Drop for WithCalls<C> {
     fn drop(&mut self) {
         // Calls that began as the connection ended. hyper's calls hold their executor, so they would keep each other.
-        let begun = std::mem::take(&mut *self.begun.0.lock());
+        let begun = std::mem::take(&mut self.begun.0.lock().begun);
         drop(begun);
     }
 }

@@ -97,7 +97,8 @@ impl Tls {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at one time. Further ones are closed at once. Each costs some 50 KiB while idle and a file handle.
+    /// Connections at one time. Further ones are closed at once. Each costs some 50 KiB while idle and a file handle, so
+    /// raise the limit of open files (`ulimit -n`) with it.
     pub max_connections: usize,
     /// Connections from one address at one time, 0 = no such limit. Set it when clients do not share a proxy.
     pub max_connections_per_ip: usize,
@@ -139,7 +140,8 @@ pub struct Limits {
     /// Largest HTTP/2 frame that clients may send. Large ones cost less CPU per byte of upload.
     #[schemars(with = "String")]
     pub max_frame_size: ByteSize,
-    /// What is kept for a client that reads slowly, for each call. Beyond it the query waits.
+    /// What HTTP/2 is given of a result before its client has taken it, for each call, but for one column of one message
+    /// that goes beyond. A message (`flight.message_size`) and `engine.stream_buffer` wait behind it, then the query waits.
     #[schemars(with = "String")]
     pub max_send_buffer: ByteSize,
     /// How often a quiet connection is asked whether it still lives. `0s` = never.
@@ -158,7 +160,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            max_connections: 2048,
+            max_connections: 4096,
             max_connections_per_ip: 0,
             handshake_timeout: Duration::from_secs(5),
             first_request_timeout: Duration::from_secs(60),
@@ -171,7 +173,7 @@ impl Default for Limits {
             stream_window: ByteSize::mib(1),
             connection_window: ByteSize::mib(4),
             max_frame_size: ByteSize::kib(64),
-            max_send_buffer: ByteSize::kib(400),
+            max_send_buffer: ByteSize::kib(512),
             keepalive_interval: Duration::from_secs(30),
             keepalive_timeout: Duration::from_secs(10),
             max_message_size: ByteSize::mib(16),

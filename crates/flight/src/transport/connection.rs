@@ -23,6 +23,7 @@ use super::calls::{Begun, WithCalls};
 use super::certificate;
 use super::config::Limits;
 use super::io::{Counted, Traffic};
+use super::sent::{Answers, LOOK, Patience};
 use super::serve::no_delay;
 use super::tls::error_chain;
 
@@ -34,6 +35,8 @@ const PREFACE_BYTES: u64 = 33;
 const FAREWELL_WAIT: Duration = Duration::from_secs(1);
 /// How often such a connection is looked at.
 const FAREWELL_LOOK: Duration = Duration::from_millis(100);
+/// How long a client may take nothing of its answers when the server ends: other clients wait for that elsewhere.
+const FAREWELL_PATIENCE: Duration = Duration::from_secs(5);
 /// A moment that never comes.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 
@@ -54,6 +57,9 @@ pub(super) struct Connecting {
     pub(super) peer: SocketAddr,
     pub(super) tls: Option<TlsAcceptor>,
     pub(super) limits: Arc<Limits>,
+    pub(super) patience: Patience,
+    /// Clients that take nothing are not waited for as long as else.
+    pub(super) draining: CancellationToken,
     pub(super) graceful: CancellationToken,
 }
 
@@ -90,18 +96,26 @@ where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
-    let Connecting { id, peer, limits, graceful, .. } = connecting;
+    let Connecting { id, peer, limits, patience, draining, graceful, .. } = connecting;
     let (io, traffic) = Counted::new(io);
-    let connection = Connection { id, peer, certificate };
-    let service = PerConnection { service, connection, request_timeout: limits.request_timeout };
-    let begun = Begun::default();
+    let (begun, answers) = (Begun::default(), Answers::default());
+    let service = PerConnection {
+        service,
+        connection: Connection { id, peer, certificate },
+        request_timeout: limits.request_timeout,
+        send_buffer_max: bytes(limits.max_send_buffer) as usize,
+        begun: begun.clone(),
+        answers: answers.clone(),
+    };
     let connection = http(&limits, begun.clone()).serve_connection(TokioIo::new(io), service);
     let mut served = WithCalls::new(connection, begun);
     let first_request = limits.first_request_timeout;
     let age = limits.max_connection_age.unwrap_or(NEVER);
     let mut phase = Phase::Handshake { until: start + limits.handshake_timeout };
+    let mut looks = Looks { answers, patience, most: None, next: start + patience.look_every() };
     loop {
-        let wake = phase.wake();
+        let drains = looks.most.is_some();
+        let asked = if drains { &graceful } else { &draining };
         tokio::select! {
             result = &mut served => {
                 match result {
@@ -110,14 +124,21 @@ where
                 }
                 return;
             }
-            () = graceful.cancelled(), if !phase.is_farewell() => {
+            () = asked.cancelled(), if !drains => looks.hurry(),
+            () = asked.cancelled(), if drains && !phase.is_farewell() => {
                 if traffic.read() < PREFACE_BYTES {
                     return;
                 }
                 served.connection().graceful_shutdown();
                 phase = Phase::farewell(&traffic);
             }
-            () = sleep_until(wake) => match phase {
+            () = sleep_until(looks.next) => {
+                if looks.look() {
+                    debug!("connection cut: the client takes nothing of its answers");
+                    return;
+                }
+            }
+            () = sleep_until(phase.wake()) => match phase {
                 Phase::Handshake { .. } if traffic.read() < PREFACE_BYTES => {
                     debug!("HTTP/2 handshake took too long");
                     return;
@@ -138,6 +159,29 @@ where
                 }
             },
         }
+    }
+}
+
+/// When to look at what clients take of their answers.
+struct Looks {
+    answers: Answers,
+    patience: Patience,
+    /// The patience is no more than that.
+    most: Option<Duration>,
+    next: Instant,
+}
+
+impl Looks {
+    /// The server ends.
+    fn hurry(&mut self) {
+        (self.most, self.next) = (Some(FAREWELL_PATIENCE), Instant::now());
+    }
+
+    /// Whether the connection is stuck.
+    fn look(&mut self) -> bool {
+        let every = if self.most.is_some() { LOOK } else { self.patience.look_every() };
+        self.next = Instant::now() + every;
+        self.answers.look(self.patience, self.most)
     }
 }
 
@@ -182,9 +226,12 @@ impl Phase {
     }
 }
 
+/// The config's check keeps all sizes inside u32.
+fn bytes(size: bytesize::ByteSize) -> u32 {
+    u32::try_from(size.as_u64()).unwrap_or(u32::MAX >> 1)
+}
+
 fn http(limits: &Limits, calls: Begun) -> http2::Builder<Begun> {
-    // The config's check keeps all of these inside u32.
-    let bytes = |size: bytesize::ByteSize| u32::try_from(size.as_u64()).unwrap_or(u32::MAX >> 1);
     let mut builder = http2::Builder::new(calls);
     builder
         .timer(TokioTimer::new())
@@ -195,7 +242,7 @@ fn http(limits: &Limits, calls: Begun) -> http2::Builder<Begun> {
         .initial_stream_window_size(bytes(limits.stream_window))
         .initial_connection_window_size(bytes(limits.connection_window))
         .max_frame_size(bytes(limits.max_frame_size))
-        .max_send_buf_size(usize::try_from(limits.max_send_buffer.as_u64()).unwrap_or(usize::MAX >> 1))
+        .max_send_buf_size(bytes(limits.max_send_buffer) as usize)
         .keep_alive_timeout(limits.keepalive_timeout);
     if !limits.keepalive_interval.is_zero() {
         builder.keep_alive_interval(limits.keepalive_interval);
@@ -208,6 +255,10 @@ struct PerConnection<S> {
     service: S,
     connection: Connection,
     request_timeout: Duration,
+    /// What HTTP/2 is to have of an answer, in bytes.
+    send_buffer_max: usize,
+    begun: Begun,
+    answers: Answers,
 }
 
 impl<S> hyper::service::Service<http::Request<Incoming>> for PerConnection<S>
@@ -223,9 +274,16 @@ where
         let mut request = request.map(|body| Body::new(Arriving::new(body, self.request_timeout)));
         request.extensions_mut().insert(self.connection.clone());
         let mut service = self.service.clone();
+        let (sent, ended_by) = self.answers.begin();
+        self.begun.next(ended_by);
+        let send_buffer_max = self.send_buffer_max;
         Box::pin(async move {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            Ok(service.call(request).await?.map(Joined::new))
+            let response = service.call(request).await?;
+            if let Some(patience) = response.extensions().get::<Patience>() {
+                sent.bears(*patience);
+            }
+            Ok(response.map(|body| Joined::new(body, sent, send_buffer_max)))
         })
     }
 }

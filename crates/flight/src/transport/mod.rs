@@ -14,6 +14,7 @@
 //! | `connection` | one connection from its first byte to its last |
 //! | `arrival` | what a client sends with a call has to arrive in time |
 //! | `body` | what is sent leaves in few writes |
+//! | `sent` | clients that take nothing of their answers |
 //! | `calls` | the calls of a connection, in the connection's own task |
 //! | `io` | a socket that counts its bytes |
 
@@ -24,6 +25,7 @@ mod certificate;
 mod config;
 mod connection;
 mod io;
+mod sent;
 mod serve;
 mod tls;
 
@@ -32,6 +34,7 @@ mod tests;
 
 pub use config::{ClientCertificate, INSECURE_WORDS, Limits, Tls, exposure_problem};
 pub(crate) use connection::Connection;
+pub(crate) use sent::Patience;
 pub(crate) use serve::serve;
 pub use serve::{BindError, Drained, Stop, bind};
 pub use tls::{TlsError, TlsReloader};

@@ -16,6 +16,7 @@ use tracing::{Instrument, debug, info_span, warn};
 
 use super::config::{Limits, exposure_problem};
 use super::connection::{self, Connecting};
+use super::sent::Patience;
 use super::tls::TlsReloader;
 
 /// Connections that the kernel keeps until they are accepted. The kernel may have a lower limit of its own.
@@ -93,11 +94,15 @@ pub fn bind(
 /// Serves HTTP/2 until told to stop; ends when the last connection has. Each request carries a
 /// [`Connection`](super::Connection) in its extensions.
 ///
+/// A call whose client takes nothing of its answer is cut when `patience` is over, unless the answer brings another, and
+/// sooner once the server drains.
+///
 /// Dropping the future cuts all connections.
 pub(crate) async fn serve<S>(
     listener: TcpListener,
     tls: Option<TlsReloader>,
     limits: Limits,
+    patience: Patience,
     service: S,
     stop: Stop,
 ) -> Drained
@@ -110,6 +115,8 @@ where
     if let Some(tls) = &tls {
         watchers.spawn(tls.clone().watch(stop.graceful.clone()));
     }
+    let draining = CancellationToken::new();
+    watchers.spawn(ending(stop.clone(), draining.clone()));
     let limits = Arc::new(limits);
     let mut gate = Gate::new(&limits);
     let mut ids = 0u64;
@@ -141,6 +148,8 @@ where
             peer,
             tls: tls.as_ref().map(TlsReloader::acceptor),
             limits: Arc::clone(&limits),
+            patience,
+            draining: draining.clone(),
             graceful: stop.graceful.clone(),
         };
         let span = info_span!("connection", id = ids, %peer);
@@ -155,6 +164,15 @@ where
     }
     drop(listener);
     drain(connections, &stop).await
+}
+
+/// Cancels `draining` as soon as `stop` says anything.
+async fn ending(stop: Stop, draining: CancellationToken) {
+    tokio::select! {
+        () = stop.draining.cancelled() => {}
+        () = stop.graceful.cancelled() => {}
+    }
+    draining.cancel();
 }
 
 async fn drain(mut connections: JoinSet<()>, stop: &Stop) -> Drained {

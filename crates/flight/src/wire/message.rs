@@ -4,12 +4,14 @@
 //! message is a few pieces of bytes: what is small is written once into one allocation (the prefix of gRPC, the tags of
 //! protobuf, the header, small buffers and padding), and what is large is the Arrow buffer itself.
 
+use std::sync::Arc;
+
 use arrow_ipc::root_as_message;
 use bytes::{BufMut, Bytes, BytesMut};
 use datafusion::arrow::buffer::Buffer;
 use datafusion::arrow::error::ArrowError;
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint, key_len};
-use updraft_engine::Weight;
+use updraft_engine::{Charge, Weight};
 
 /// Pieces up to here are copied into one. Each piece is a frame of HTTP/2 at least, with a write to the socket of its own,
 /// which costs more than copying this much.
@@ -28,6 +30,8 @@ const PREFIX_BYTES: usize = 5;
 pub(crate) struct Message {
     pieces: Vec<Bytes>,
     bytes: usize,
+    /// Counts it as not sent.
+    charge: Option<Arc<Charge>>,
 }
 
 impl Message {
@@ -65,7 +69,7 @@ impl Message {
         if !copied.is_empty() {
             pieces.push(copied.freeze());
         }
-        Ok(Self { pieces, bytes: PREFIX_BYTES + bytes })
+        Ok(Self { pieces, bytes: PREFIX_BYTES + bytes, charge: None })
     }
 
     /// The messages in what an encoder of IPC streams wrote.
@@ -86,15 +90,36 @@ impl Message {
         Ok(messages)
     }
 
-    /// Its bytes, prefix included, one piece after the other.
+    /// Its bytes, prefix included, one piece after the other. It counts as not sent until the last large one is gone.
     pub(crate) fn into_pieces(self) -> std::vec::IntoIter<Bytes> {
-        self.pieces.into_iter()
+        let Some(charge) = self.charge else { return self.pieces.into_iter() };
+        let charged = |piece: Bytes| match piece.len() {
+            ..=COPIED_MAX => piece,
+            _ => Bytes::from_owner(Charged { piece, _charge: Arc::clone(&charge) }),
+        };
+        self.pieces.into_iter().map(charged).collect::<Vec<_>>().into_iter()
+    }
+}
+
+/// A piece that counts as not sent.
+struct Charged {
+    piece: Bytes,
+    _charge: Arc<Charge>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.piece
     }
 }
 
 impl Weight for Message {
     fn weight(&self) -> usize {
         self.bytes
+    }
+
+    fn keep(&mut self, charge: Charge) {
+        self.charge = Some(Arc::new(charge));
     }
 }
 

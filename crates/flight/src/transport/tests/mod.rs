@@ -3,6 +3,7 @@
 
 mod limits;
 mod rude;
+mod stalled;
 mod stop;
 mod tls;
 
@@ -23,7 +24,7 @@ use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tower::service_fn;
 
-use super::{Connection, Drained, Limits, Stop, Tls, TlsReloader, bind, serve};
+use super::{Connection, Drained, Limits, Patience, Stop, Tls, TlsReloader, bind, serve};
 
 /// Long enough for anything that should happen, on a busy machine.
 const SOON: Duration = Duration::from_secs(10);
@@ -38,6 +39,8 @@ struct Server {
     open: Arc<AtomicUsize>,
     /// Chunks of 64 KiB that `/endless` has made.
     chunks: Arc<AtomicUsize>,
+    /// Answers of `/endless` of which something is in memory.
+    held: Arc<AtomicUsize>,
     served: JoinHandle<Drained>,
 }
 
@@ -59,14 +62,21 @@ impl Drop for Open {
 type Answer = Pin<Box<dyn Future<Output = Result<http::Response<Body>, Infallible>> + Send>>;
 
 fn start(limits: Limits, tls: Option<&Tls>) -> Server {
+    start_with(limits, Patience(Duration::ZERO), tls)
+}
+
+fn start_with(limits: Limits, patience: Patience, tls: Option<&Tls>) -> Server {
     assert_eq!(limits.problems(), []);
     let listener = bind("127.0.0.1:0".parse().unwrap(), false, false, None).unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, go, open) = (Stop::new(), Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
     let chunks = Arc::new(AtomicUsize::new(0));
+    let held = Arc::new(AtomicUsize::new(0));
+    let holding = Arc::clone(&held);
     let (go_on, opened, made) = (Arc::clone(&go), Arc::clone(&open), Arc::clone(&chunks));
     let service = service_fn(move |request: http::Request<Body>| -> Answer {
         let (go, running, made) = (Arc::clone(&go_on), Open::new(&opened), Arc::clone(&made));
+        let holding = Arc::clone(&holding);
         Box::pin(async move {
             let connection = request.extensions().get::<Connection>().unwrap().clone();
             let body = match request.uri().path() {
@@ -75,7 +85,7 @@ fn start(limits: Limits, tls: Option<&Tls>) -> Server {
                     go.notified().await;
                     Body::new(text("done"))
                 }
-                "/endless" => endless(running, made),
+                "/endless" => endless(running, made, &holding),
                 "/read" => {
                     let read = request.into_body().collect().await;
                     Body::new(text(&read.map_or_else(|status| status.code().to_string(), |_| "read".to_owned())))
@@ -86,16 +96,24 @@ fn start(limits: Limits, tls: Option<&Tls>) -> Server {
         })
     });
     let tls = tls.map(|tls| TlsReloader::new(tls).unwrap());
-    let served = tokio::spawn(serve(listener, tls, limits, service, stop.clone()));
-    Server { address, stop, go, open, chunks, served }
+    let served = tokio::spawn(serve(listener, tls, limits, patience, service, stop.clone()));
+    Server { address, stop, go, open, chunks, held, served }
 }
 
 fn text(text: &str) -> impl http_body::Body<Data = Bytes, Error = tonic::Status> + Send + use<> {
     http_body_util::Full::new(Bytes::from(text.to_owned())).map_err(|never| match never {})
 }
 
-fn endless(running: Open, made: Arc<AtomicUsize>) -> Body {
-    let chunk = Bytes::from(vec![0; 64 * 1024]);
+struct Chunk(Vec<u8>, Open);
+
+impl AsRef<[u8]> for Chunk {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+fn endless(running: Open, made: Arc<AtomicUsize>, held: &Arc<AtomicUsize>) -> Body {
+    let chunk = Bytes::from_owner(Chunk(vec![0; 64 * 1024], Open::new(held)));
     let frames = futures::stream::unfold(running, move |running| {
         let chunk = chunk.clone();
         made.fetch_add(1, Ordering::SeqCst);

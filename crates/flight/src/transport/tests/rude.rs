@@ -3,9 +3,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
-const HEADERS: u8 = 1;
-const RST_STREAM: u8 = 3;
-const SETTINGS: u8 = 4;
+pub(super) const HEADERS: u8 = 1;
+pub(super) const RST_STREAM: u8 = 3;
+pub(super) const SETTINGS: u8 = 4;
+pub(super) const WINDOW_UPDATE: u8 = 8;
 const GOAWAY: u8 = 7;
 const REFUSED_STREAM: u32 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -13,14 +14,15 @@ const ENHANCE_YOUR_CALM: u32 = 11;
 /// A socket that sends what it likes.
 pub(super) struct Rude(TcpStream);
 
-struct RawFrame {
-    kind: u8,
+pub(super) struct RawFrame {
+    pub(super) kind: u8,
+    pub(super) stream: u32,
     payload: Vec<u8>,
 }
 
 impl RawFrame {
     /// The last four bytes: the error code of RST_STREAM, and of a GOAWAY without text.
-    fn code(&self, at: usize) -> Option<u32> {
+    pub(super) fn code(&self, at: usize) -> Option<u32> {
         Some(u32::from_be_bytes(self.payload.get(at..at + 4)?.try_into().ok()?))
     }
 }
@@ -34,25 +36,26 @@ impl Rude {
         rude
     }
 
-    async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.0.write_all(bytes).await
     }
 
     /// The next frame, or `None` at the end of the connection.
-    async fn read(&mut self) -> Option<RawFrame> {
+    pub(super) async fn read(&mut self) -> Option<RawFrame> {
         let frame = async {
             let mut head = [0; 9];
             self.0.read_exact(&mut head).await.ok()?;
             let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
             let mut payload = vec![0; length as usize];
             self.0.read_exact(&mut payload).await.ok()?;
-            Some(RawFrame { kind: head[3], payload })
+            let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
+            Some(RawFrame { kind: head[3], stream, payload })
         };
         tokio::time::timeout(SOON, frame).await.expect("a frame or the end")
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
     frame.extend_from_slice(&stream.to_be_bytes());
@@ -60,9 +63,11 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// `GET / http`, from HPACK's static table, with the end of the stream.
-fn request(stream: u32) -> Vec<u8> {
-    frame(HEADERS, 0x5, stream, &[0x82, 0x84, 0x86])
+/// `GET http` of `path`, the rest from HPACK's static table, with the end of the stream.
+pub(super) fn request(stream: u32, path: &str) -> Vec<u8> {
+    let length = u8::try_from(path.len()).unwrap();
+    let head = [&[0x82, 0x86, 0x04, length], path.as_bytes()].concat();
+    frame(HEADERS, 0x5, stream, &head)
 }
 
 #[tokio::test]
@@ -70,7 +75,7 @@ async fn streams_beyond_the_limit_are_refused() {
     let server = start(Limits::default(), None);
     let mut rude = Rude::connect(&server).await;
     for n in 0..140 {
-        rude.write(&request(2 * n + 1)).await.unwrap();
+        rude.write(&request(2 * n + 1, "/")).await.unwrap();
     }
     let mut refused = 0;
     while refused < 12 {
@@ -89,7 +94,7 @@ async fn rapid_resets_end_the_connection() {
     let mut rude = Rude::connect(&server).await;
     let mut attack = Vec::new();
     for n in 0..5000 {
-        attack.extend(request(2 * n + 1));
+        attack.extend(request(2 * n + 1, "/"));
         attack.extend(frame(RST_STREAM, 0, 2 * n + 1, &8u32.to_be_bytes()));
     }
     let _ = rude.write(&attack).await;
@@ -138,7 +143,7 @@ async fn a_peer_that_has_vanished_is_noticed_and_its_calls_end() {
     };
     let server = start(limits, None);
     let mut vanished = Rude::connect(&server).await;
-    vanished.write(&request(1)).await.unwrap();
+    vanished.write(&request(1, "/")).await.unwrap();
     server.opened(1).await;
     // It never answers the ping.
     server.opened(0).await;
