@@ -104,16 +104,19 @@ fn text(text: &str) -> impl http_body::Body<Data = Bytes, Error = tonic::Status>
     http_body_util::Full::new(Bytes::from(text.to_owned())).map_err(|never| match never {})
 }
 
-struct Chunk(Vec<u8>, Open);
+struct Chunk {
+    bytes: Vec<u8>,
+    _open: Open,
+}
 
 impl AsRef<[u8]> for Chunk {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.bytes
     }
 }
 
 fn endless(running: Open, made: Arc<AtomicUsize>, held: &Arc<AtomicUsize>) -> Body {
-    let chunk = Bytes::from_owner(Chunk(vec![0; 64 * 1024], Open::new(held)));
+    let chunk = Bytes::from_owner(Chunk { bytes: vec![0; 64 * 1024], _open: Open::new(held) });
     let frames = futures::stream::unfold(running, move |running| {
         let chunk = chunk.clone();
         made.fetch_add(1, Ordering::SeqCst);
