@@ -79,10 +79,8 @@ async fn what_is_too_large_is_refused_before_it_is_made() {
 
 #[tokio::test]
 async fn the_error_says_how_much_and_what_helps() {
-    let error = answer(&context(Some(1 << 20)).await, "SELECT repeat('x', 1000000000) FROM t")
-        .await
-        .err()
-        .expect("1 GB is refused");
+    let context = context(Some(1 << 20)).await;
+    let Err(error) = answer(&context, "SELECT repeat('x', 1000000000) FROM t").await else { panic!("1 GB was made") };
     let text = error.find_root().to_string();
     assert!(text.contains("repeat() would make 953.7 MiB at once") && text.contains("at most 1.0 MiB"), "{text}");
     assert!(text.contains("SET batch_size") && text.contains("engine.memory_limit"), "{text}");
