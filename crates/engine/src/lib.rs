@@ -23,6 +23,7 @@
 //! | `interrupt` | a join that gives nothing can be cancelled too |
 //! | `passing` | what nodes that pass rows on have in common |
 //! | `fit` | plans that live within their memory |
+//! | `growing` | functions that would make more than memory in one call are refused before they do |
 //! | `dense` | aggregates that find their groups by direct addressing |
 //! | `memory` | one budget for all queries, and what each uses of it |
 //! | `spill` | where queries spill, how much they may, and what is checked when it is read |

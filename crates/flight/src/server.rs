@@ -63,7 +63,7 @@ pub async fn serve(
     stop: Stop,
 ) -> Drained {
     let size = |size: bytesize::ByteSize| usize::try_from(size.0).unwrap_or(usize::MAX);
-    let patience = Patience(engine.config().idle_stream_timeout);
+    let patience = Patience::after(engine.config().idle_stream_timeout);
     let message_max = size(config.limits.max_message_size);
     let server = Arc::new(Server {
         sealer: authenticator.sealer().clone(),

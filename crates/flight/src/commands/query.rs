@@ -170,7 +170,7 @@ async fn stream(
         .map_err(status)?
         .begun()
         .await;
-    let (usage, patience) = (results.usage(), Patience(results.idle_timeout()));
+    let (usage, patience) = (results.usage(), Patience::after(results.idle_timeout()));
     let answer = Answer::new(results.map_err(status)).with_patience(patience);
     Ok(answer.followed_by(move || resources(&usage.report())))
 }

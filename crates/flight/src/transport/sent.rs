@@ -28,6 +28,11 @@ const LOOK_LATE: Duration = Duration::from_secs(30);
 pub(crate) struct Patience(pub(crate) Duration);
 
 impl Patience {
+    /// With a client whose query is ended when it takes nothing for `idle`: who comes back before it is over is told so.
+    pub(crate) fn after(idle: Duration) -> Self {
+        Self(idle.saturating_mul(2))
+    }
+
     /// How often to look whether it is over.
     pub(super) fn look_every(self) -> Duration {
         if self.0.is_zero() { LOOK_LATE } else { (self.0 / LOOKS).clamp(LOOK, LOOK_LATE) }
