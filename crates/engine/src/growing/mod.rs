@@ -32,12 +32,17 @@ use sizes::{FUNCTIONS, Size};
 
 /// Of a query's memory, what one call of a function may make: several run at once, in each partition.
 const SHARE: u64 = 16;
-/// Beyond this a batch gains nothing, however much memory there is.
+/// A batch of ordinary texts is no larger than this, and a batch gains nothing beyond that, however much memory there is.
+const LEAST: u64 = 4 << 20;
 const MOST: u64 = 256 << 20;
 
 /// Puts bounds on the functions of `state`, where a query may hold `memory` bytes.
 pub(crate) fn bind(state: &mut SessionState, memory: u64) {
-    let most = (memory / SHARE).min(MOST);
+    bind_to(state, (memory / SHARE).clamp(LEAST, MOST));
+}
+
+/// The same, with what each call may make.
+fn bind_to(state: &mut SessionState, most: u64) {
     for (name, size) in FUNCTIONS {
         // Only a function of the same name is replaced, which a session state never refuses.
         if let Some(inner) = state.scalar_functions().get(*name).map(|function| function.as_ref().clone()) {
