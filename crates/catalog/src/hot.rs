@@ -20,7 +20,7 @@ use futures::TryStreamExt;
 use object_store::ObjectMeta;
 use updraft_hot::{Asked, ColumnKey, File, FileKey, Load, Size};
 
-use crate::error::{Error, is_ours};
+use crate::error::Error;
 use crate::follow::bytes_of;
 use crate::footers::Readers;
 use crate::pinned::PinnedFile;
@@ -70,11 +70,7 @@ impl Load for Columns {
     }
 
     fn named(&self, error: DataFusionError) -> DataFusionError {
-        if is_ours(&error) {
-            return error;
-        }
-        let store = &self.readers.store;
-        Error::reading(store.table(), &store.display(&self.meta.location), String::new(), error).into()
+        self.readers.store.named(&self.meta.location, error)
     }
 
     fn ahead(&self, keys: &[ColumnKey]) -> Option<Asked> {

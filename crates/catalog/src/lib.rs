@@ -122,6 +122,14 @@ impl Slot {
     fn kept(&self, id: SnapshotId) -> Option<Arc<Snapshot>> {
         self.snapshot.lock().clone().filter(|snapshot| snapshot.id() == id)
     }
+
+    /// Puts `snapshot` in the place of the last one, of which only the files that it shares stay hot.
+    fn keep(&self, snapshot: &Arc<Snapshot>) {
+        let before = self.snapshot.lock().replace(snapshot.clone());
+        if let Some(before) = before {
+            before.end(Some(snapshot));
+        }
+    }
 }
 
 /// What a name stands for.
@@ -346,7 +354,7 @@ impl Catalog {
                 && let Ok(snapshot) = workshop.snapshot(&definition, format, members, BEGUN_FILES_MAX).await
             {
                 // What is wrong with it is told to who resolves it.
-                *slot.snapshot.lock() = Some(Arc::new(snapshot));
+                slot.keep(&Arc::new(snapshot));
             }
         };
         *slot.begun.lock() = Some(AbortOnDropHandle::new(self.workshop.io.spawn(work)));
@@ -381,10 +389,7 @@ impl Catalog {
             return Ok(Some(Relation::Table(snapshot)));
         }
         let snapshot = Arc::new(self.workshop.snapshot(&definition, format, members, reads_max).await?);
-        let before = slot.snapshot.lock().replace(snapshot.clone());
-        if let Some(before) = before {
-            before.end(Some(&snapshot));
-        }
+        slot.keep(&snapshot);
         Ok(Some(Relation::Table(snapshot)))
     }
 

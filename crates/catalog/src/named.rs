@@ -24,7 +24,7 @@ use futures::stream::BoxStream;
 use object_store::ObjectStore;
 use object_store::path::Path;
 
-use crate::error::{Error, find, is_ours};
+use crate::error::find;
 use crate::pinned::PinnedStore;
 
 /// A `FileSource` whose errors name the file of `store`.
@@ -148,10 +148,7 @@ struct Place {
 impl Place {
     fn named(&self, error: DataFusionError) -> DataFusionError {
         // The scan evaluates expressions too: what they say is not of a file.
-        if is_ours(&error) || find(&error).is_none() {
-            return error;
-        }
-        Error::reading(self.store.table(), &self.store.display(&self.location), String::new(), error).into()
+        if find(&error).is_none() { error } else { self.store.named(&self.location, error) }
     }
 
     fn planner(&self, planner: DfResult<Box<dyn MorselPlanner>>) -> DfResult<Box<dyn MorselPlanner>> {

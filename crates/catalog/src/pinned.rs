@@ -27,7 +27,7 @@ use tokio::runtime::Handle;
 use url::Url;
 
 use crate::ahead::{Ahead, Piece, Room};
-use crate::error::Error;
+use crate::error::{Error, is_ours};
 use crate::files::{Entry, local_entry};
 use crate::local::{held, read_ranges};
 use crate::remote::RemoteFile;
@@ -123,6 +123,14 @@ impl PinnedStore {
     /// Where the file is, for messages.
     pub(crate) fn display(&self, location: &Path) -> String {
         self.files.get(location).map_or_else(|| location.to_string(), |file| file.display())
+    }
+
+    /// What goes wrong in reading the file at `location`, with its name; errors of this crate have said what to say.
+    pub(crate) fn named(&self, location: &Path, error: DataFusionError) -> DataFusionError {
+        if is_ours(&error) {
+            return error;
+        }
+        Error::reading(&self.table, &self.display(location), String::new(), error).into()
     }
 
     /// The way to read `file`, if it is one of an object store.
