@@ -16,8 +16,9 @@ use updraft_hot::HotSource;
 /// # Errors
 /// What a node says when it is made anew.
 pub(super) fn coded(plan: &Arc<dyn ExecutionPlan>, columns: &[usize]) -> Result<Option<Arc<dyn ExecutionPlan>>> {
-    if let Some(source) = plan.downcast_ref::<DataSourceExec>() {
-        return Ok(leaf(source, columns));
+    if let Some(hot) = HotSource::of(plan.as_ref()) {
+        // They may not be stored as codes.
+        return Ok(hot.with_coded(columns).map(|scan| DataSourceExec::from_data_source(scan) as _));
     }
     let below = if let Some(filter) = plan.downcast_ref::<FilterExec>() {
         let projection = filter.projection().as_deref();
@@ -48,10 +49,4 @@ fn passed_on(projection: &ProjectionExec, columns: &[usize]) -> Option<Vec<usize
     let looks =
         others.any(|(_, other)| collect_columns(&other.expr).iter().any(|column| below.contains(&column.index())));
     (!looks).then_some(below)
-}
-
-/// A scan of the hot-table cache with these columns coded, if they are stored so.
-fn leaf(source: &DataSourceExec, columns: &[usize]) -> Option<Arc<dyn ExecutionPlan>> {
-    let hot = source.data_source().downcast_ref::<HotSource>()?;
-    Some(DataSourceExec::from_data_source(hot.with_coded(columns)?))
 }

@@ -20,7 +20,7 @@ impl PhysicalOptimizerRule for LoadOnce {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, _: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let mut scans = Vec::new();
         plan.apply(|node| {
-            scans.extend(hot(node));
+            scans.extend(HotSource::of(node.as_ref()));
             Ok(TreeNodeRecursion::Continue)
         })?;
         // Most plans look at each table once, and are not asked anything more.
@@ -39,7 +39,7 @@ impl PhysicalOptimizerRule for LoadOnce {
             2 * shared.count() >= own.len().max(1)
         };
         let marked = plan.transform_up(|node| {
-            Ok(match hot(&node).filter(|scan| !scan.reads_late() && is_shared(scan)) {
+            Ok(match HotSource::of(node.as_ref()).filter(|scan| !scan.reads_late() && is_shared(scan)) {
                 Some(scan) => Transformed::yes(DataSourceExec::from_data_source(scan.asked_again()) as _),
                 None => Transformed::no(node),
             })
@@ -54,8 +54,4 @@ impl PhysicalOptimizerRule for LoadOnce {
     fn schema_check(&self) -> bool {
         true
     }
-}
-
-fn hot(node: &Arc<dyn ExecutionPlan>) -> Option<&HotSource> {
-    node.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<HotSource>()
 }

@@ -8,15 +8,14 @@ use std::sync::Arc;
 
 use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::{DynamicFilterTracking, Literal};
+use datafusion::physical_expr::expressions::DynamicFilterTracking;
 use datafusion::physical_expr::split_conjunction;
 use datafusion::physical_expr::utils::conjunction;
 use datafusion::physical_expr_common::physical_expr::snapshot_physical_expr;
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 
-use super::filter::{Conjunct, narrowed};
+use super::filter::{Conjunct, is_constant, narrowed};
 use super::routed::together;
 use super::rows::Rows;
 
@@ -69,12 +68,8 @@ impl Dynamic {
         self.now.clear();
         self.pruning = None;
         let Ok(filter) = snapshot_physical_expr(self.filter.clone()) else { return };
-        let is_true = |expr: &Arc<dyn PhysicalExpr>| {
-            let literal = expr.downcast_ref::<Literal>().map(Literal::value);
-            matches!(literal, Some(ScalarValue::Boolean(Some(true))))
-        };
         let parts = split_conjunction(&filter).into_iter().flat_map(|part| together(part, &self.table));
-        let parts: Vec<_> = parts.filter(|part| !is_true(part)).collect();
+        let parts: Vec<_> = parts.filter(|part| !is_constant(part, true)).collect();
         if parts.is_empty() {
             return;
         }

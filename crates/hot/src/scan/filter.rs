@@ -288,6 +288,12 @@ fn passing(
     })
 }
 
+/// Whether `expr` is the same for all rows, and that is `value`.
+pub(super) fn is_constant(expr: &Arc<dyn PhysicalExpr>, value: bool) -> bool {
+    let literal = expr.downcast_ref::<Literal>().map(Literal::value);
+    matches!(literal, Some(ScalarValue::Boolean(Some(constant))) if *constant == value)
+}
+
 /// Where `array` is true, and not NULL.
 fn true_bits(array: &BooleanArray) -> BooleanBuffer {
     match array.nulls() {

@@ -69,7 +69,7 @@ fn merged(input: &dyn ExecutionPlan, fetch: Option<usize>) -> Option<Arc<dyn Exe
 }
 
 fn sorted(sort: &SortExec, fetch: Option<usize>) -> Option<Arc<dyn ExecutionPlan>> {
-    let scan = sort.input().downcast_ref::<DataSourceExec>()?.data_source().downcast_ref::<HotSource>()?;
+    let scan = HotSource::of(sort.input().as_ref())?;
     let fetches = [fetch, sort.fetch(), scan.fetch()];
     let scan = scan.in_order_of(sort.expr())?.with_rows(fetches.into_iter().flatten().min());
     Some(DataSourceExec::from_data_source(scan))

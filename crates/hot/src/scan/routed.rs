@@ -8,11 +8,12 @@
 use std::sync::Arc;
 
 use datafusion::arrow::datatypes::Schema;
-use datafusion::common::ScalarValue;
 use datafusion::logical_expr::Operator;
-use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, InListExpr, Literal, in_list};
+use datafusion::physical_expr::expressions::{BinaryExpr, CaseExpr, InListExpr, in_list};
 use datafusion::physical_expr::utils::conjunction;
 use datafusion::physical_expr::{PhysicalExpr, split_conjunction};
+
+use super::filter::is_constant;
 
 /// `filter` over `table`, or what lets all its rows pass and is asked faster: bounds, and one list of keys.
 pub(super) fn together(filter: &Arc<dyn PhysicalExpr>, table: &Schema) -> Vec<Arc<dyn PhysicalExpr>> {
@@ -21,13 +22,13 @@ pub(super) fn together(filter: &Arc<dyn PhysicalExpr>, table: &Schema) -> Vec<Ar
 
 fn merged(case: &CaseExpr, table: &Schema) -> Option<Vec<Arc<dyn PhysicalExpr>>> {
     case.expr()?;
-    if !case.else_expr().is_none_or(is_false) {
+    if !case.else_expr().is_none_or(|other| is_constant(other, false)) {
         return None;
     }
     let mut key: Option<&Arc<dyn PhysicalExpr>> = None;
     let (mut keys, mut bounds) = (Vec::new(), Vec::new());
     for (_, then) in case.when_then_expr() {
-        if is_false(then) {
+        if is_constant(then, false) {
             continue;
         }
         let (lists, others): (Vec<_>, Vec<_>) =
@@ -42,11 +43,6 @@ fn merged(case: &CaseExpr, table: &Schema) -> Option<Vec<Arc<dyn PhysicalExpr>>>
     }
     let any = |a: Arc<dyn PhysicalExpr>, b| Arc::new(BinaryExpr::new(a, Operator::Or, b)) as _;
     Some(vec![bounds.into_iter().reduce(any)?, in_list(key?.clone(), keys, &false, table).ok()?])
-}
-
-fn is_false(expr: &Arc<dyn PhysicalExpr>) -> bool {
-    let literal = expr.downcast_ref::<Literal>().map(Literal::value);
-    matches!(literal, Some(ScalarValue::Boolean(Some(false))))
 }
 
 #[cfg(test)]

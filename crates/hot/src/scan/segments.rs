@@ -185,12 +185,7 @@ impl Segments {
     /// The smallest and the largest value of a column in all segments, as a query would find them. `None` = there is none, or
     /// a NaN, or it was never all in memory at the time of asking. For floats: of others the footers tell.
     pub(super) fn extremes(&self, column: usize, cache: &Cache) -> Option<&(ScalarValue, ScalarValue)> {
-        let extremes = &self.extremes[column];
-        if extremes.get().is_none() {
-            // What was found once holds when the column is not in memory any more.
-            let _ = extremes.set(self.extremes_now(column, cache)?);
-        }
-        extremes.get()?.as_ref()
+        once(&self.extremes[column], || self.extremes_now(column, cache))?.as_ref()
     }
 
     /// The same; the outer `None` = not all is in memory.
@@ -221,13 +216,7 @@ impl Segments {
     /// Whether the values of a column ascend through all segments, and none is NULL or NaN. `false` also when that is not
     /// known: it was never all in memory at the time of asking.
     pub(super) fn is_sorted(&self, column: usize, cache: &Cache) -> bool {
-        let sorted = &self.sorted[column];
-        if sorted.get().is_none()
-            && let Some(now) = self.is_sorted_now(column, cache)
-        {
-            let _ = sorted.set(now);
-        }
-        sorted.get().is_some_and(|sorted| *sorted)
+        once(&self.sorted[column], || self.is_sorted_now(column, cache)).is_some_and(|sorted| *sorted)
     }
 
     /// The same; `None` = it cannot be told as things are.
@@ -367,6 +356,18 @@ impl PruningStatistics for Statistics<'_> {
 
     fn contained(&self, _column: &Name, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         None
+    }
+}
+
+/// What `cell` has, or else what `now` says: that stays, so that it is known also when the columns it is found in are not in
+/// memory any more. `None` = it cannot be told as things are.
+fn once<T>(cell: &OnceLock<T>, now: impl FnOnce() -> Option<T>) -> Option<&T> {
+    match cell.get() {
+        Some(known) => Some(known),
+        None => {
+            let now = now()?;
+            Some(cell.get_or_init(|| now))
+        }
     }
 }
 

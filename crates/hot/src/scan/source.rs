@@ -10,7 +10,7 @@ use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::{DataSource, OpenArgs};
+use datafusion::datasource::source::{DataSource, DataSourceExec, OpenArgs};
 use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::Operator;
@@ -25,7 +25,7 @@ use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::execution_plan::SchedulingType;
 use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
-use datafusion::physical_plan::{DisplayFormatType, SortOrderPushdownResult};
+use datafusion::physical_plan::{DisplayFormatType, ExecutionPlan, SortOrderPushdownResult};
 
 use super::access::Scan;
 use super::queue::{Executions, Queue};
@@ -87,6 +87,11 @@ pub struct HotSource {
 }
 
 impl HotSource {
+    /// The scan that `node` is, if it is one of the hot-table cache.
+    pub fn of(node: &dyn ExecutionPlan) -> Option<&Self> {
+        node.downcast_ref::<DataSourceExec>()?.data_source().downcast_ref()
+    }
+
     /// A scan of all columns of `table` (`schema.name`).
     ///
     /// `base` is the scan of Parquet files that there would be without `cache`: of all columns, without filter or limit.

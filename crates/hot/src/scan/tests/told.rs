@@ -61,8 +61,7 @@ fn leaf(plan: &Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
 }
 
 fn source(leaf: &Arc<dyn ExecutionPlan>) -> HotSource {
-    let exec = leaf.downcast_ref::<DataSourceExec>().expect("a leaf");
-    exec.data_source().downcast_ref::<HotSource>().expect("of ours").clone()
+    HotSource::of(leaf.as_ref()).expect("of ours").clone()
 }
 
 fn counted(leaf: &Arc<dyn ExecutionPlan>, name: &str) -> usize {
