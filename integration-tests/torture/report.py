@@ -94,10 +94,7 @@ def promises(results):
 def cell(target, result):
     if "death" in result["figures"]:
         return "*missed*: the server died"
-    try:
-        value = target.value(result["figures"])
-    except KeyError:  # It was made before this was measured.
-        return "-"
+    value = target.value(result["figures"])
     return {"aim": f"**{value}**", "must": value, "missed": f"*missed*: {value}"}[target.level(result["figures"])]
 
 

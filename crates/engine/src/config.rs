@@ -17,7 +17,7 @@ use crate::settings;
 /// The most queries that may run or wait at a time: each costs a task and some kilobytes.
 const QUERIES_MAX: usize = 100_000;
 /// With less no query runs.
-pub(crate) const MEMORY_MIN: ByteSize = ByteSize::mib(16);
+const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 
 /// Settings of the query engine.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -216,9 +216,14 @@ impl Config {
                 problems.push((key.to_owned(), text));
             }
         };
+        let too_small = format!("too small to run a query; the smallest that works is {MEMORY_MIN}");
         for (key, limit) in [("memory_limit", self.memory_limit), ("query_memory_limit", self.query_memory_limit)] {
-            let ok = limit.is_none_or(|limit| limit >= MEMORY_MIN);
-            check(key, ok, format!("is too small to run a query; the smallest that works is {MEMORY_MIN}"));
+            check(key, limit.is_none_or(|limit| limit >= MEMORY_MIN), format!("is {too_small}"));
+        }
+        if self.memory_limit.is_none() {
+            let (limit, source) = self.memory_bytes();
+            let text = format!("is not set, and {}, {source}, is {too_small}", ByteSize(limit));
+            check("memory_limit", limit >= MEMORY_MIN.0, text);
         }
         if let (Some(total), Some(query)) = (self.memory_limit, self.query_memory_limit) {
             check(

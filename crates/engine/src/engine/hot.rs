@@ -37,15 +37,15 @@ impl Engine {
             return Err(Error::Unsupported("the cache of hot tables is off; set hot.memory_limit".to_owned()));
         };
         let (engine, tables) = (Arc::clone(self), tables.to_vec());
-        let loading = self.cpu.spawn(Lane::Heavy, async move {
+        let loading = async move {
             let tables = engine.hot_tables(&tables).await?;
             cache.preload(&tables).await.map_err(|error| match error {
                 PreloadError::TooLarge { .. } => Error::Exhausted(error.to_string()),
                 // It names table and file.
                 PreloadError::Load { source, .. } => source.into(),
             })
-        });
-        loading.await.map_err(|join| Error::Panicked { query: QueryId::new(), message: join.to_string() })?
+        };
+        self.of_operator(Lane::Heavy, loading).await
     }
 
     /// Lets go of what the cache of hot tables has of `table` (`name` or `schema.name`), also when there is no such table
@@ -58,10 +58,19 @@ impl Engine {
         let freed = self.hot().map_or(0, |cache| cache.evict(&format!("{schema}.{name}")));
         if freed == 0 && self.hot().is_some() {
             let (engine, table) = (Arc::clone(self), table.to_owned());
-            let found = self.cpu.spawn(Lane::Light, async move { engine.hot_tables(&[table]).await.map(drop) });
-            found.await.map_err(|join| Error::Panicked { query: QueryId::new(), message: join.to_string() })??;
+            self.of_operator(Lane::Light, async move { engine.hot_tables(&[table]).await.map(drop) }).await?;
         }
         Ok(freed)
+    }
+
+    /// Does `work`, which is no query's, on the CPU runtime.
+    async fn of_operator(
+        &self,
+        lane: Lane,
+        work: impl Future<Output = Result<(), Error>> + Send + 'static,
+    ) -> Result<(), Error> {
+        let done = self.cpu.spawn(lane, work).await;
+        done.map_err(|join| Error::Panicked { query: QueryId::new(), message: join.to_string() })?
     }
 
     async fn hot_tables(&self, names: &[String]) -> Result<Vec<Table>, Error> {

@@ -23,7 +23,7 @@ use updraft_catalog::Catalog;
 
 use crate::admission::{Admission, Lane, Limits, PerPrincipal};
 use crate::bridge::{self, Weight};
-use crate::config::{Config, MEMORY_MIN};
+use crate::config::Config;
 use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
 use crate::kept::{self, Kept, PlannedQueries};
@@ -116,13 +116,6 @@ impl Engine {
             .map_err(|error| Error::Invalid(format!("cannot start the CPU runtime: {error}")))?;
         let (memory_limit, source) = config.memory_bytes();
         info!(memory_limit = %ByteSize(memory_limit), source, cpu_threads = cpu.threads(), "engine starts");
-        if memory_limit < MEMORY_MIN.0 {
-            return Err(Error::Invalid(format!(
-                "there is too little memory to run a query: {}, {source}; the smallest that works is {MEMORY_MIN}: \
-                 set engine.memory_limit, or give the server more",
-                ByteSize(memory_limit)
-            )));
-        }
         if let Some(host) = memory::host_memory().filter(|host| memory_limit > *host) {
             warn!(memory_limit = %ByteSize(memory_limit), host = %ByteSize(host), "engine.memory_limit is more than the host has");
         }

@@ -96,11 +96,19 @@ pub(crate) fn scan_size(plan: &LogicalPlan) -> Result<ScanSize> {
 /// Bytes that the large constants among the columns of `node` take in each row.
 fn constants(node: &LogicalPlan) -> u64 {
     let LogicalPlan::Projection(projection) = node else { return 0 };
-    let sizes = projection.expr.iter().map(|column| match column.clone().unalias() {
+    let sizes = projection.expr.iter().map(|column| match named(column) {
         Expr::Literal(value, _) => value.size(),
         _ => 0,
     });
     sizes.filter(|size| *size >= LARGE_CONSTANT).fold(0, |sum, size| sum.saturating_add(size as u64))
+}
+
+/// What `column` is without its names. Not `Expr::unalias`, which wants it whole: a constant may be megabytes.
+fn named(column: &Expr) -> &Expr {
+    match column {
+        Expr::Alias(alias) => named(&alias.expr),
+        column => column,
+    }
 }
 
 impl ScanSize {

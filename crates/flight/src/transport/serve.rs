@@ -29,9 +29,9 @@ const ABORT_WAIT: Duration = Duration::from_secs(1);
 const REFUSED_LOG_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How a server is told to end, step by step. Clones are the same signal.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Stop {
-    /// Refuse new queries while connections stay open, so that clients hear why.
+    /// Refuse new queries while connections stay open, so that clients hear why. Given with `graceful`.
     pub draining: CancellationToken,
     /// Accept nothing new, ask all connections to go away, wait for calls that run.
     pub graceful: CancellationToken,
@@ -42,7 +42,14 @@ pub struct Stop {
 impl Stop {
     /// A signal that nobody has given yet.
     pub fn new() -> Self {
-        Self::default()
+        let graceful = CancellationToken::new();
+        Self { draining: graceful.child_token(), graceful, hard: CancellationToken::new() }
+    }
+}
+
+impl Default for Stop {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
@@ -115,8 +122,6 @@ where
     if let Some(tls) = &tls {
         watchers.spawn(tls.clone().watch(stop.graceful.clone()));
     }
-    let draining = CancellationToken::new();
-    watchers.spawn(ending(stop.clone(), draining.clone()));
     let limits = Arc::new(limits);
     let mut gate = Gate::new(&limits);
     let mut ids = 0u64;
@@ -149,7 +154,7 @@ where
             tls: tls.as_ref().map(TlsReloader::acceptor),
             limits: Arc::clone(&limits),
             patience,
-            draining: draining.clone(),
+            draining: stop.draining.clone(),
             graceful: stop.graceful.clone(),
         };
         let span = info_span!("connection", id = ids, %peer);
@@ -164,15 +169,6 @@ where
     }
     drop(listener);
     drain(connections, &stop).await
-}
-
-/// Cancels `draining` as soon as `stop` says anything.
-async fn ending(stop: Stop, draining: CancellationToken) {
-    tokio::select! {
-        () = stop.draining.cancelled() => {}
-        () = stop.graceful.cancelled() => {}
-    }
-    draining.cancel();
 }
 
 async fn drain(mut connections: JoinSet<()>, stop: &Stop) -> Drained {
