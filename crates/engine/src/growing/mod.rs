@@ -5,6 +5,7 @@
 //! functions are asked first what they would make, and refused what is beyond a bound. Folding constants calls them as
 //! well, while a statement is planned and holds no memory of its own.
 
+mod operator;
 mod sizes;
 #[cfg(test)]
 mod tests;
@@ -49,6 +50,8 @@ fn bind_to(state: &mut SessionState, most: u64) {
             let _ = state.register_udf(Arc::new(ScalarUDF::from(Bounded { inner, size: *size, most })));
         }
     }
+    // No state refuses one.
+    let _ = state.register_function_rewrite(Arc::new(operator::Called::new(most)));
 }
 
 /// A function that refuses to make more than `most` bytes at once.

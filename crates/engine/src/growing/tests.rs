@@ -36,6 +36,8 @@ async fn what_is_small_is_as_it_was() {
         "replace(s, 'a', long), replace(long, '', s), replace(long, 'x', NULL)",
         "regexp_replace(long, 'x(a)', '\\1_\\1', 'g'), regexp_replace(s, '[0-9]', 'n')",
         "concat(s, 'b', 'c', NULL, i), concat_ws('-', s, 'x', 'y', long), concat_ws('', s, long)",
+        "s || '-' || i, i || long, long || NULL, 'a' || 'b', s || s || long, [i] || [2], i || [3], s || CAST(s AS BYTEA)",
+        "count(DISTINCT s || 'x') OVER (PARTITION BY s || long), arrow_typeof(s || 'a'), arrow_typeof(s || i)",
         "range(i % 20), range(i % 5, 20, 3), range(20, i % 5, -2), range(0, i, 0 - i), range(NULL)",
         "range(DATE '2026-01-01', DATE '2026-03-01', INTERVAL '1 week')",
         "generate_series(TIMESTAMP '2026-01-01', TIMESTAMP '2026-01-02', INTERVAL '6 hours')",
@@ -63,6 +65,9 @@ async fn what_is_too_large_is_refused_before_it_is_made() {
         "SELECT regexp_replace(repeat(s, 300), '(.*)', '\\1\\1\\1\\1', 'g') FROM t",
         "SELECT concat(r, r, r, r, r, r, r, r) FROM (SELECT repeat(long, 10) r FROM t)",
         "SELECT concat_ws('', r, r, r, r, r, r, r, r) FROM (SELECT repeat(long, 10) r FROM t)",
+        "SELECT r || r || r || r || r || r || r || r FROM (SELECT repeat(long, 10) r FROM t)",
+        "WITH a AS (SELECT s || long AS t FROM t), b AS (SELECT t || t || t AS t FROM a), c AS (SELECT t || t || t AS t FROM b), \
+         d AS (SELECT t || t || t AS t FROM c) SELECT max(t || t || t) FROM d",
         "SELECT make_array(r, r, r, r, r, r, r, r) FROM (SELECT repeat(long, 10) r FROM t)",
         "SELECT unnest(range(0, 1000000000))",
         "SELECT range(0, i * 1000) FROM t",
