@@ -6,6 +6,7 @@
 //! | `kept` | keeps projections from being pushed through a merge join |
 //! | `size` | how many bytes a plan is thought to give, and how many at most |
 //! | `windows` | window functions hold one of their partitions at a time, and say so |
+//! | `running` | window functions that run along with their rows keep those that they look at |
 //! | `topk` | first rows that are too many to keep become a sort that spills |
 //! | `compact` | slices of large batches are copied before they are kept |
 //! | `collected` | ordered collections take their values from a sort |
@@ -20,6 +21,7 @@ mod counted;
 mod distinct;
 mod joins;
 mod kept;
+mod running;
 mod size;
 #[cfg(test)]
 mod testing;
@@ -37,6 +39,8 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
 pub(crate) use apart::careful_logical;
 pub(crate) use compact::{compact, copy};
+pub(crate) use running::RunningWindowExec;
+pub(crate) use windows::WindowByPartitionExec;
 
 /// What a query is planned to fit into: an extension of the options it is planned with. Without it plans
 /// stay as they are.
@@ -92,6 +96,7 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(collected::CollectSorted));
     rules.push(Arc::new(distinct::CountTogether));
     rules.push(Arc::new(windows::ByPartition));
+    rules.push(Arc::new(running::RunAlong));
     rules.push(Arc::new(topk::FitTopK));
     rules.push(Arc::new(compact::Compact));
     rules.push(Arc::new(updraft_hot::LoadOnce));

@@ -2,9 +2,13 @@
 
 use std::sync::Arc;
 
+use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
+use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::datasource::MemTable;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
+use datafusion::physical_plan::{collect, displayable};
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 use super::{Fit, rules};
@@ -34,4 +38,68 @@ pub(super) fn context(
         .with_default_features()
         .with_physical_optimizer_rules(rules());
     SessionContext::new_with_state(state.build())
+}
+
+/// Asks for window functions over columns `v`, `k` and `t` of tables whose partitions by `k` are short, long, and as long as a
+/// batch. The plans have `node` in them; the rows are those that stock DataFusion gives.
+pub(super) async fn gives_what_stock_gives(queries: &[&str], node: &str) {
+    let ones = [1; 100];
+    let shapes: [&[usize]; 7] =
+        [&[], &[1], &ones, &[500], &[32, 32, 32], &[31, 1, 1, 63, 300, 2, 1], &[1, 40, 2, 200, 1]];
+    for sizes in shapes {
+        for partitions in [1, 3] {
+            let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(32);
+            let (stock, ours) = (SessionContext::new_with_config(config), context(partitions, 32, None, None));
+            for context in [&stock, &ours] {
+                context.register_table("a", table(sizes)).expect("a name of its own");
+            }
+            for query in queries {
+                let sql = format!("SELECT v, k, t, {query} FROM a");
+                let plan = ours.sql(&sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
+                let shown = displayable(plan.as_ref()).indent(false).to_string();
+                assert!(shown.contains(node), "{shown}");
+                let batches = collect(plan, ours.task_ctx()).await.expect(&sql);
+                assert!(batches.iter().all(|batch| batch.num_rows() <= 32), "{shown}");
+                let expected = stock.sql(&sql).await.expect("it plans").collect().await.expect("it runs");
+                assert_eq!(sorted(&batches), sorted(&expected), "{sizes:?}, {partitions} partitions: {sql}\n{shown}");
+            }
+        }
+    }
+}
+
+/// Partitions of these many rows, one after the other.
+fn table(sizes: &[usize]) -> Arc<MemTable> {
+    let keys = sizes.iter().enumerate().flat_map(|(key, size)| std::iter::repeat_n(key, *size));
+    let keys: Vec<_> = keys.map(|key| (key != 1).then_some(key as i64)).collect();
+    let rows = keys.len() as i64;
+    let batch = RecordBatch::try_from_iter([
+        (
+            "v",
+            Arc::new((0..rows).map(|row| (row % 11 != 3).then_some(row * 7919 % 101)).collect::<Int64Array>())
+                as ArrayRef,
+        ),
+        (
+            "t",
+            Arc::new(
+                keys.iter()
+                    .map(|key| key.map(|key| format!("the text of key number {}", key / 3)))
+                    .collect::<StringViewArray>(),
+            ),
+        ),
+        ("k", Arc::new(Int64Array::from(keys))),
+    ]);
+    let batch = batch.expect("columns of one length");
+    // Not sorted as it comes.
+    let halves = [
+        batch.slice(batch.num_rows() / 2, batch.num_rows() - batch.num_rows() / 2),
+        batch.slice(0, batch.num_rows() / 2),
+    ];
+    Arc::new(MemTable::try_new(batch.schema(), vec![halves.to_vec()]).expect("batches of one schema"))
+}
+
+fn sorted(batches: &[RecordBatch]) -> Vec<String> {
+    let text = pretty_format_batches(batches).expect("it prints").to_string();
+    let mut rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).map(str::to_owned).collect();
+    rows.sort_unstable();
+    rows
 }

@@ -66,7 +66,7 @@ impl PhysicalOptimizerRule for ByPartition {
 
 /// Gives what `window` gives, in the same order.
 #[derive(Debug)]
-struct WindowByPartitionExec {
+pub(crate) struct WindowByPartitionExec {
     window: WindowAggExec,
     metrics: ExecutionPlanMetricsSet,
 }
@@ -75,15 +75,30 @@ impl WindowByPartitionExec {
     fn new(window: WindowAggExec) -> Self {
         Self { window, metrics: ExecutionPlanMetricsSet::new() }
     }
+
+    /// The operator in whose place it is.
+    pub(crate) fn window(&self) -> &WindowAggExec {
+        &self.window
+    }
 }
 
 impl DisplayAs for WindowByPartitionExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let functions: Vec<_> = self.window.window_expr().iter().map(|function| function.name()).collect();
-        match t {
-            DisplayFormatType::TreeRender => write!(f, "select_list={}", functions.join(", ")),
-            _ => write!(f, "{}: wdw=[{}]", self.name(), functions.join(", ")),
-        }
+        display(self.name(), self.window.window_expr(), t, f)
+    }
+}
+
+/// An operator of window functions, for EXPLAIN.
+pub(super) fn display(
+    name: &str,
+    functions: &[Arc<dyn WindowExpr>],
+    t: DisplayFormatType,
+    f: &mut fmt::Formatter<'_>,
+) -> fmt::Result {
+    let functions: Vec<_> = functions.iter().map(|function| function.name()).collect();
+    match t {
+        DisplayFormatType::TreeRender => write!(f, "select_list={}", functions.join(", ")),
+        _ => write!(f, "{name}: wdw=[{}]", functions.join(", ")),
     }
 }
 
@@ -310,52 +325,13 @@ fn charge(counter: &mut RecordBatchMemoryCounter, batch: &RecordBatch, row_bytes
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::array::{Int64Array, StringViewArray};
-    use datafusion::arrow::util::pretty::pretty_format_batches;
+    use datafusion::arrow::array::Int64Array;
     use datafusion::datasource::MemTable;
     use datafusion::execution::memory_pool::{GreedyMemoryPool, MemoryPool};
-    use datafusion::physical_plan::{collect, displayable};
-    use datafusion::prelude::{SessionConfig, SessionContext, col};
+    use datafusion::prelude::col;
 
-    use super::super::testing::context;
+    use super::super::testing::{context, gives_what_stock_gives};
     use super::*;
-
-    /// Partitions of these many rows, one after the other.
-    fn table(sizes: &[usize]) -> Arc<MemTable> {
-        let keys = sizes.iter().enumerate().flat_map(|(key, size)| std::iter::repeat_n(key, *size));
-        let keys: Vec<_> = keys.map(|key| (key != 1).then_some(key as i64)).collect();
-        let rows = keys.len() as i64;
-        let batch = RecordBatch::try_from_iter([
-            (
-                "v",
-                Arc::new((0..rows).map(|row| (row % 11 != 3).then_some(row * 7919 % 101)).collect::<Int64Array>())
-                    as ArrayRef,
-            ),
-            (
-                "t",
-                Arc::new(
-                    keys.iter()
-                        .map(|key| key.map(|key| format!("the text of key number {}", key / 3)))
-                        .collect::<StringViewArray>(),
-                ),
-            ),
-            ("k", Arc::new(Int64Array::from(keys))),
-        ]);
-        let batch = batch.expect("columns of one length");
-        // Not sorted as it comes.
-        let halves = [
-            batch.slice(batch.num_rows() / 2, batch.num_rows() - batch.num_rows() / 2),
-            batch.slice(0, batch.num_rows() / 2),
-        ];
-        Arc::new(MemTable::try_new(batch.schema(), vec![halves.to_vec()]).expect("batches of one schema"))
-    }
-
-    fn sorted(batches: &[RecordBatch]) -> Vec<String> {
-        let text = pretty_format_batches(batches).expect("it prints").to_string();
-        let mut rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).map(str::to_owned).collect();
-        rows.sort_unstable();
-        rows
-    }
 
     #[tokio::test]
     async fn chunks_give_what_the_whole_gives() {
@@ -367,32 +343,7 @@ mod tests {
             "sum(v) FILTER (WHERE v > 5) OVER (PARTITION BY k ORDER BY v RANGE BETWEEN 3 PRECEDING AND UNBOUNDED FOLLOWING)",
             "sum(v) OVER (), ntile(7) OVER (ORDER BY v, k)",
         ];
-        let ones = [1; 100];
-        let shapes: [&[usize]; 7] =
-            [&[], &[1], &ones, &[500], &[32, 32, 32], &[31, 1, 1, 63, 300, 2, 1], &[1, 40, 2, 200, 1]];
-        for sizes in shapes {
-            for partitions in [1, 3] {
-                let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(32);
-                let (stock, ours) = (SessionContext::new_with_config(config), context(partitions, 32, None, None));
-                for context in [&stock, &ours] {
-                    context.register_table("a", table(sizes)).expect("a name of its own");
-                }
-                for query in queries {
-                    let sql = format!("SELECT v, k, t, {query} FROM a");
-                    let plan = ours.sql(&sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
-                    let shown = displayable(plan.as_ref()).indent(false).to_string();
-                    assert!(shown.contains("WindowByPartitionExec: wdw="), "{shown}");
-                    let batches = collect(plan, ours.task_ctx()).await.expect(&sql);
-                    assert!(batches.iter().all(|batch| batch.num_rows() <= 32), "{shown}");
-                    let expected = stock.sql(&sql).await.expect("it plans").collect().await.expect("it runs");
-                    assert_eq!(
-                        sorted(&batches),
-                        sorted(&expected),
-                        "{sizes:?}, {partitions} partitions: {sql}\n{shown}"
-                    );
-                }
-            }
-        }
+        gives_what_stock_gives(&queries, "WindowByPartitionExec: wdw=").await;
     }
 
     #[tokio::test]

@@ -15,11 +15,12 @@ use datafusion::physical_plan::repartition::RepartitionExec;
 use datafusion::physical_plan::sorts::partial_sort::PartialSortExec;
 use datafusion::physical_plan::sorts::sort::SortExec;
 use datafusion::physical_plan::sorts::sort_preserving_merge::SortPreservingMergeExec;
-use datafusion::physical_plan::windows::{BoundedWindowAggExec, WindowAggExec};
+use datafusion::physical_plan::windows::BoundedWindowAggExec;
 use datafusion::physical_plan::{ExecutionPlan, InputOrderMode};
 
 use super::walk::Walk;
 use crate::dense::DenseAggregateExec;
+use crate::fit::{RunningWindowExec, WindowByPartitionExec};
 
 /// A hash table's share of a row: a hash and a place, tables at most 7/8 full, and the next row of the same hash.
 const HASH_BYTES: u64 = 32;
@@ -122,13 +123,13 @@ pub(super) fn own(walk: &mut Walk, plan: &dyn ExecutionPlan, at: Place) -> (Mann
         of_aggregate(walk, aggregate, at)
     } else if let Some(dense) = plan.downcast_ref::<DenseAggregateExec>() {
         of_dense(walk, dense, at)
-    } else if let Some(window) = plan.downcast_ref::<WindowAggExec>() {
+    } else if let Some(window) = plan.downcast_ref::<WindowByPartitionExec>().map(WindowByPartitionExec::window) {
         let all = walk.bytes(window.input().as_ref(), 0);
         let some = at.each(KEEPING);
         // With partitions it can be run on one of them after the other.
         let minimum = if window.partition_keys().is_empty() { all.unwrap_or(some) } else { some };
         (Manner::Blocking, Own { minimum, appetite: walk.twice(all), ..passing })
-    } else if plan.is::<BoundedWindowAggExec>() {
+    } else if plan.is::<RunningWindowExec>() || plan.is::<BoundedWindowAggExec>() {
         (Manner::Passing, Own { minimum: at.each(KEEPING), ..passing })
     } else if plan.is::<RecursiveQueryExec>() {
         (Manner::Passing, Own { minimum: at.each(KEEPING), appetite: walk.twice(None), ..passing })
