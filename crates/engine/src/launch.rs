@@ -26,7 +26,7 @@ use crate::error::Error;
 use crate::fit::careful_logical;
 use crate::footprint::{self, Footprint, Shape};
 use crate::interrupt::interruptible;
-use crate::memory::{Claim, QueryMemory};
+use crate::memory::{Claim, Memory, QueryMemory};
 use crate::plan::Planned;
 use crate::plan_cache::{Again, Ready};
 use crate::query::{Attempt, Run};
@@ -36,6 +36,9 @@ const CAREFUL_SHARE: (u64, u64) = (3, 4);
 
 /// How many spilled runs a careful attempt merges at once.
 const CAREFUL_FAN_IN: usize = 4;
+
+/// Bytes of an answer that is made however much waits for clients already.
+const SMALL_ANSWER: u64 = 64 << 10;
 
 /// How a query is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,8 @@ pub(crate) struct Fitted {
     footprint: Footprint,
     shape: Shape,
     effort: Effort,
+    /// Where it waits for its turn, and where it runs.
+    pub(crate) lane: Lane,
     /// What its operators look at.
     cancel: CancellationToken,
 }
@@ -179,7 +184,8 @@ pub(crate) async fn fit(
     .expect("a ladder has a step");
     let fitted = |plan, config, footprint, shape| {
         let plan = interruptible(plan, &cancel)?;
-        Ok::<_, Error>(Fitted { plan, config, footprint, shape, effort, cancel: cancel.clone() })
+        let lane = lane_of(&footprint, engine.memory());
+        Ok::<_, Error>(Fitted { plan, config, footprint, shape, effort, lane, cancel: cancel.clone() })
     };
     let room = engine.room(settings, effort);
     if effort == Effort::Usual
@@ -212,15 +218,17 @@ pub(crate) async fn fit(
     }
 }
 
-impl Fitted {
-    /// Where it waits for its turn, and where it runs.
-    pub(crate) fn lane(&self) -> Lane {
-        if self.footprint.is_light { Lane::Light } else { Lane::Heavy }
-    }
+/// A light query waits for nobody, and what it leaves for its client is not granted to it. While clients that take nothing
+/// leave much, one that would leave more has to be granted it.
+fn lane_of(footprint: &Footprint, memory: &Memory) -> Lane {
+    let adds_to_crowd = footprint.answer > SMALL_ANSWER && memory.is_crowded();
+    if footprint.is_light && !adds_to_crowd { Lane::Light } else { Lane::Heavy }
+}
 
+impl Fitted {
     /// Whether it could have now what it needs.
     fn is_free(&self, engine: &Engine) -> bool {
-        self.footprint.is_light || self.needs() <= engine.memory().free()
+        self.lane == Lane::Light || self.needs() <= engine.memory().free()
     }
 
     /// The least it can run with, in bytes.
@@ -246,7 +254,7 @@ impl Fitted {
             Effort::Usual => self.needs(),
             Effort::Careful => self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0),
         };
-        let lane = self.lane();
+        let lane = self.lane;
         let claim = Claim {
             principal: planned.principal.clone(),
             priority: limits.priority,

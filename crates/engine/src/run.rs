@@ -401,7 +401,7 @@ pub(crate) async fn open(
                 Asking::Off => None,
             };
             let fitted = fit(&engine, &planned, ready, &run.cancel, Effort::Usual).await?;
-            let (ready, lane) = (Arc::clone(ready), fitted.lane());
+            let (ready, lane) = (Arc::clone(ready), fitted.lane);
             let batches = async move { launch(&engine, &planned, &ready, fitted, &run).await };
             let batches = later(batches.boxed());
             let batches = match filling {

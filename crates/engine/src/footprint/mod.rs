@@ -58,6 +58,8 @@ pub(crate) struct Footprint {
     pub(crate) scan_bytes: u64,
     /// Rows it reads from files, if their number is known.
     pub(crate) scan_rows: Option<u64>,
+    /// The most bytes that its rows come to, as far as it is known how long they are.
+    pub(crate) answer: u64,
     /// It is over in milliseconds whatever the data: metadata, answers from statistics, tiny scans.
     pub(crate) is_light: bool,
     /// Sorts that may run at the same time, each partition counted.
@@ -92,6 +94,7 @@ pub(crate) fn of(plan: &Arc<dyn ExecutionPlan>, batch_size: usize, stream_buffer
         partitions: sums.partitions,
         scan_bytes: sums.scan_bytes,
         scan_rows: sums.scan_rows,
+        answer: root.batch.saturating_mul(root.rows_max.div_ceil(batch_size.max(1) as u64)),
         is_light: is_tiny && root.rows_max_below <= LIGHT_ROWS && minimum.saturating_add(unaccounted) <= LIGHT_BYTES,
         sorts: sums.sorts,
         spillers: sums.spillers,

@@ -63,7 +63,7 @@ pub(super) struct Need {
     /// Bytes that such a batch keeps alive beside its rows.
     pinned: u64,
     /// The most rows it gives, whatever the data.
-    rows_max: u64,
+    pub(super) rows_max: u64,
     /// The most rows that it or any operator below it gives.
     pub(super) rows_max_below: u64,
     /// It holds tasks that begin to read as soon as the plan is started, before anybody asks for rows.

@@ -24,6 +24,8 @@ const CROWDED: f64 = 0.8;
 /// The part of the limit that what can be spilled leaves free: the grant of a small query is there at once, and need
 /// not wait until a large one spills.
 const KEPT_FREE: u64 = 8;
+/// Of the limit, what may wait for clients before it counts as a crowd: many of them, as one leaves some megabytes.
+const CROWD: u64 = 4;
 
 /// What can let go of memory when queries need it, such as a cache.
 pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
@@ -150,6 +152,15 @@ impl Budget {
         self.state.lock().uploaded
     }
 
+    /// Whether so much waits for clients that more has to wait for its turn.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.is_crowded_with(&self.state.lock())
+    }
+
+    fn is_crowded_with(&self, state: &State) -> bool {
+        state.unsent > self.limit / CROWD
+    }
+
     /// What a new query could be granted now, in bytes: what is free, and what caches would let go of for it.
     pub(crate) fn free(&self) -> u64 {
         self.lendable_of(&self.state.lock())
@@ -168,9 +179,7 @@ impl Budget {
     /// `bytes` of those have gone.
     pub(crate) fn less_unsent(&self, bytes: u64) {
         self.state.lock().unsent -= bytes;
-        if let Some(freed) = self.freed.get() {
-            freed();
-        }
+        self.tell_freed();
     }
 
     /// Tells how many bytes are there beyond what queries hold.
@@ -243,8 +252,12 @@ impl Budget {
         let (held, uploaded) = known.map_or((0, 0), |party| (party.held, party.uploaded));
         let most = self.limit.saturating_sub(state.uploaded).min(claim.principal_limit.saturating_sub(uploaded));
         let bytes = bytes.min(most);
+        // Who runs alone has what it needs in any case, unless it adds to what no client takes. Then some is kept for the light.
         let others_run = state.held > state.uploaded;
-        if (others_run && bytes > self.free_of(&state)) || held + bytes > claim.principal_limit {
+        let adds_to_crowd = claim.shares && self.is_crowded_with(&state);
+        let kept = if adds_to_crowd { self.limit / KEPT_FREE } else { 0 };
+        let is_full = bytes > self.free_of(&state).saturating_sub(kept);
+        if (is_full && (others_run || adds_to_crowd)) || held + bytes > claim.principal_limit {
             return None;
         }
         state.held += bytes;

@@ -79,6 +79,14 @@ impl Memory {
         }
     }
 
+    /// Whether so much waits for clients that more has to wait for its turn.
+    pub(crate) fn is_crowded(&self) -> bool {
+        match self {
+            Self::Fair(budget) => budget.is_crowded(),
+            Self::Stock { .. } => false,
+        }
+    }
+
     /// Bytes that are there although nobody holds them, as last measured.
     pub(crate) fn unaccounted(&self) -> u64 {
         match self {

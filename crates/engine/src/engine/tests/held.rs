@@ -142,3 +142,26 @@ async fn a_query_whose_client_does_not_read_lends_its_memory() {
     assert_eq!(first + rest.iter().sum::<usize>(), 1_000_000);
     tokio::time::timeout(patience, shrinks(held)).await.expect("all is given back");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn larger_answers_wait_when_much_waits_for_clients_already() {
+    let fixture = Fixture::new(Config::default()).await;
+    let (memory, session) = (fixture.engine.memory(), fixture.session("ann"));
+    fixture.numbers("n.parquet", 0..100_000);
+    let rows = async || {
+        let planned = fixture.plan(&session, "SELECT id FROM n").await;
+        let (batches, _) = fixture.run(&session, planned).await.unwrap();
+        batches.iter().map(RecordBatch::num_rows).sum::<usize>()
+    };
+    assert_eq!(rows().await, 100_000);
+
+    let left = memory.limit() / 8 * 7;
+    memory.add_unsent(left);
+    assert_eq!(fixture.answer("SELECT count(*) FROM n").await, "100000");
+    assert_eq!(fixture.answer("SELECT id FROM n WHERE id = 7 LIMIT 1").await, "7");
+    let mut waits = std::pin::pin!(rows());
+    let soon = std::time::Duration::from_millis(100);
+    assert!(tokio::time::timeout(soon, &mut waits).await.is_err(), "nobody has room for it");
+    memory.less_unsent(left);
+    assert_eq!(waits.await, 100_000);
+}
