@@ -1,6 +1,6 @@
 # What you can do here. `make` alone lists it.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint fmt clients slt torture bench criterion peers docs setup build clean
+.PHONY: help run test lint fmt clients slt torture bench criterion peers docs setup build dist clean
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ setup: ## install what building and testing needs (Debian; repeats cheaply)
 
 build: ## build the release binary
 	cargo build --release -p updraft-server
+
+dist: ## build the binary as it is shipped, in deploy/Dockerfile: slower to build than `make build`, and quicker
+	cargo build --profile dist -p updraft-server
 
 clean: ## remove build output, sample data and the Python environment
 	cargo clean
