@@ -23,6 +23,7 @@ use super::shape::ScanSize;
 use super::width::Widths;
 use super::{Footprint, of, partitions_for, scan, scan_size};
 use crate::config::Config;
+use crate::fit;
 use crate::plan::Planner;
 use crate::sql::{self, Parsed};
 
@@ -65,7 +66,8 @@ impl Lake {
             .with_repartition_file_min_size(1);
         let runtime = RuntimeEnvBuilder::new().with_object_store_registry(self.planner.catalog.object_stores());
         let runtime = runtime.build_arc().expect("a runtime");
-        SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build()
+        let state = SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features();
+        state.with_physical_optimizer_rules(fit::rules()).build()
     }
 
     async fn logical(&self, state: &mut SessionState, sql: &str) -> LogicalPlan {
@@ -221,6 +223,10 @@ async fn operators_that_keep_rows_need_memory() {
     assert!(join.minimum > 80_000 * 8, "a hash table must fit: {join:?}");
     let hoard = lake.weigh("SELECT median(price), array_agg(comment) FROM wide", 4).await;
     assert!(hoard.minimum > 80_000 * 216, "all values are kept: {hoard:?}");
+    let window = lake.weigh("SELECT sum(price) OVER () FROM wide", 1).await;
+    assert!(window.minimum >= 80_000 * 8, "its one partition is gathered: {window:?}");
+    let windows = lake.weigh("SELECT sum(price) OVER (PARTITION BY id) FROM long JOIN wide ON n = id", 1).await;
+    assert!(windows.minimum < windows.appetite.unwrap_or_default(), "one after the other: {windows:?}");
     let series = lake.weigh("SELECT value FROM generate_series(1, 1000000000) ORDER BY value DESC", 4).await;
     assert_eq!(series.appetite, None, "nobody knows how many rows a function gives");
 }
