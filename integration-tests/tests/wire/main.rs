@@ -69,11 +69,11 @@ fn with_server<F: Future<Output = Server>>(change: impl FnOnce(&mut Config), tes
 /// No change to the settings.
 fn as_it_is(_: &mut Config) {}
 
-/// Waits, for a short time, until no query runs and no memory is taken.
+/// Waits, for a short time, until no query runs and no memory is taken but for what statements that are open have bound.
 async fn nothing_runs(server: &Server) {
     let engine = server.running.engine();
     for _ in 0..500 {
-        if engine.running() == 0 && engine.memory_reserved() == 0 {
+        if engine.running() == 0 && engine.memory_reserved() as u64 == engine.memory_uploaded() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;

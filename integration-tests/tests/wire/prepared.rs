@@ -194,9 +194,7 @@ fn what_does_not_fit_is_refused_with_both_sides_named() {
                 if let Some(bound) = bound {
                     bind(&mut wire, &prepared, bound).await?;
                 }
-                let fetched = run(&mut wire, &prepared).await;
-                close(&mut wire, &prepared).await;
-                fetched.map(|fetched| fetched.rows().join(", "))
+                run(&mut wire, &prepared).await.map(|fetched| fetched.rows().join(", "))
             };
             let text = outcome.await.unwrap_or_else(|status| told(&status));
             lines.push(format!("{sql}\n    {text}"));
@@ -243,7 +241,6 @@ fn several_bound_rows_run_one_after_the_other() {
         bind(&mut wire, &prepared, int("1")).await.unwrap();
         assert_eq!(wire.redeem(&earlier).await.unwrap().rows(), ["3 c"]);
         assert_eq!(run(&mut wire, &prepared).await.unwrap().rows().len(), 3);
-        close(&mut wire, &prepared).await;
         server
     });
 }
