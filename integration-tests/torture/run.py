@@ -51,7 +51,7 @@ def parser():
 
 
 def run(arguments):
-    """Runs one experiment and writes its JSON."""
+    """Runs one experiment and writes its JSON, unless it plays single statements again: these are no figures."""
     module = importlib.import_module(f"experiments.{arguments.experiment}")
     completed(arguments, getattr(module, "DEFAULTS", {}))
     note(f"== {arguments.experiment}, pool {arguments.pool}")
@@ -61,7 +61,8 @@ def run(arguments):
         note(f"THE SERVER DIED: {death}")
         figures = {"death": death.left}
     result = described(arguments) | {"figures": figures}
-    kept(result, WORK / f"{arguments.experiment}-{arguments.pool}.json")
+    if arguments.only is None:
+        kept(result, WORK / f"{arguments.experiment}-{arguments.pool}.json")
     return result
 
 
