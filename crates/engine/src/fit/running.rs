@@ -43,6 +43,7 @@ use datafusion::physical_plan::{
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::compact;
+use super::windows::{display, in_place_of_window};
 
 /// Puts the operator of this module in the place of `BoundedWindowAggExec` over sorted input.
 #[derive(Debug)]
@@ -84,7 +85,7 @@ impl RunningWindowExec {
 
 impl DisplayAs for RunningWindowExec {
     fn fmt_as(&self, t: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        super::windows::display(self.name(), self.window.window_expr(), t, f)
+        display(self.name(), self.window.window_expr(), t, f)
     }
 }
 
@@ -93,24 +94,7 @@ impl ExecutionPlan for RunningWindowExec {
         "RunningWindowExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.window.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![self.window.input()]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.window.apply_expressions(f)
-    }
+    in_place_of_window!();
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let (functions, partitioned) = (self.window.window_expr().to_vec(), !self.window.partition_keys().is_empty());
@@ -136,18 +120,6 @@ impl ExecutionPlan for RunningWindowExec {
         let input = self.window.input().execute(partition, context)?;
         let batches = run(running, input, metrics);
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(self.schema(), batches))))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-
-    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
-        self.window.child_stats_requests(partition)
-    }
-
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        self.window.statistics_from_inputs(inputs, args)
     }
 
     fn cardinality_effect(&self) -> CardinalityEffect {
@@ -214,10 +186,10 @@ impl Running {
             let key = get_row_at_idx(&values, rows.start)?;
             let rows = kept.slice(rows.start, rows.end - rows.start);
             match self.partitions.last_mut() {
-                Some((last, partition)) if *last == key && partition.record_batch.num_rows() == 0 => {
-                    partition.record_batch = rows;
-                }
-                Some((last, partition)) if *last == key => partition.extend(&rows)?,
+                Some((last, partition)) if *last == key => match partition.record_batch.num_rows() {
+                    0 => partition.record_batch = rows,
+                    _ => partition.extend(&rows)?,
+                },
                 last => {
                     if let Some((_, last)) = last {
                         last.is_end = true;
@@ -267,6 +239,9 @@ impl Running {
 
     /// What each function has come to for the rows that all have come to something for.
     fn take_results(&mut self) -> Result<Vec<ArrayRef>> {
+        if self.partitions.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut results: Vec<Vec<ArrayRef>> = vec![Vec::new(); self.functions.len()];
         for key in self.partitions.keys() {
             let mut columns: Vec<_> = self.states.iter_mut().map(|states| &mut states[key].state.out_col).collect();
@@ -280,10 +255,7 @@ impl Running {
             [one] => Ok(Arc::clone(one)),
             all => concat(&all.iter().map(AsRef::as_ref).collect::<Vec<_>>()),
         };
-        match self.partitions.is_empty() {
-            true => Ok(Vec::new()),
-            false => Ok(results.into_iter().map(put_together).collect::<Result<_, _>>()?),
-        }
+        Ok(results.into_iter().map(put_together).collect::<Result<_, _>>()?)
     }
 
     /// Lets go of partitions that are complete, and of the rows of the last that no function looks at any more.

@@ -64,6 +64,45 @@ impl PhysicalOptimizerRule for ByPartition {
     }
 }
 
+/// The methods of `ExecutionPlan` for a node with the fields `window`, the operator in whose place it is, and `metrics`. The
+/// node itself says its name, how it is made anew with another input, and how it runs.
+macro_rules! in_place_of_window {
+    () => {
+        fn properties(&self) -> &Arc<PlanProperties> {
+            self.window.properties()
+        }
+
+        fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+            vec![self.window.input()]
+        }
+
+        fn maintains_input_order(&self) -> Vec<bool> {
+            vec![true]
+        }
+
+        fn apply_expressions(
+            &self,
+            f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
+        ) -> Result<TreeNodeRecursion> {
+            self.window.apply_expressions(f)
+        }
+
+        fn metrics(&self) -> Option<MetricsSet> {
+            Some(self.metrics.clone_inner())
+        }
+
+        fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
+            self.window.child_stats_requests(partition)
+        }
+
+        fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
+            self.window.statistics_from_inputs(inputs, args)
+        }
+    };
+}
+
+pub(super) use in_place_of_window;
+
 /// Gives what `window` gives, in the same order.
 #[derive(Debug)]
 pub(crate) struct WindowByPartitionExec {
@@ -107,24 +146,7 @@ impl ExecutionPlan for WindowByPartitionExec {
         "WindowByPartitionExec"
     }
 
-    fn properties(&self) -> &Arc<PlanProperties> {
-        self.window.properties()
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        vec![self.window.input()]
-    }
-
-    fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
-    }
-
-    fn apply_expressions(
-        &self,
-        f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> Result<TreeNodeRecursion>,
-    ) -> Result<TreeNodeRecursion> {
-        self.window.apply_expressions(f)
-    }
+    in_place_of_window!();
 
     fn with_new_children(self: Arc<Self>, mut children: Vec<Arc<dyn ExecutionPlan>>) -> Result<Arc<dyn ExecutionPlan>> {
         let window = self.window.window_expr().to_vec();
@@ -154,18 +176,6 @@ impl ExecutionPlan for WindowByPartitionExec {
         let input = self.window.input().execute(partition, context)?;
         let batches = run(window, gathered, input, metrics);
         Ok(make_cooperative(Box::pin(RecordBatchStreamAdapter::new(schema, batches))))
-    }
-
-    fn metrics(&self) -> Option<MetricsSet> {
-        Some(self.metrics.clone_inner())
-    }
-
-    fn child_stats_requests(&self, partition: Option<usize>) -> Vec<ChildStats> {
-        self.window.child_stats_requests(partition)
-    }
-
-    fn statistics_from_inputs(&self, inputs: &[Arc<Statistics>], args: &StatisticsArgs) -> Result<Arc<Statistics>> {
-        self.window.statistics_from_inputs(inputs, args)
     }
 }
 

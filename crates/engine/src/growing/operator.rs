@@ -57,6 +57,13 @@ fn joined_type(left: &DataType, right: &DataType) -> Result<DataType> {
     BinaryTypeCoercer::new(left, &Operator::StringConcat, right).get_result_type()
 }
 
+/// # Errors
+/// When there are not two.
+fn two<T>(sides: impl IntoIterator<Item = T>) -> Result<[T; 2]> {
+    let sides: Vec<T> = sides.into_iter().collect();
+    sides.try_into().or_else(|_| exec_err!("|| stands between two values"))
+}
+
 /// What the operator does.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Joined {
@@ -78,13 +85,13 @@ impl ScalarUDFImpl for Joined {
     }
 
     fn coerce_types(&self, arg_types: &[DataType]) -> Result<Vec<DataType>> {
-        let [left, right] = arg_types else { return exec_err!("|| stands between two values") };
+        let [left, right] = two(arg_types)?;
         let (left, right) = BinaryTypeCoercer::new(left, &Operator::StringConcat, right).get_input_types()?;
         Ok(vec![left, right])
     }
 
     fn return_type(&self, arg_types: &[DataType]) -> Result<DataType> {
-        let [left, right] = arg_types else { return exec_err!("|| stands between two values") };
+        let [left, right] = two(arg_types)?;
         joined_type(left, right)
     }
 
@@ -109,7 +116,7 @@ impl ScalarUDFImpl for Joined {
                 ColumnarValue::Scalar(value) => Arc::new(Literal::new(value)),
             });
         }
-        let [left, right] = sides.try_into().or_else(|_| exec_err!("|| stands between two values"))?;
+        let [left, right] = two(sides)?;
         let (fields, columns): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
         let options = RecordBatchOptions::new().with_row_count(Some(args.number_rows));
         let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
