@@ -10,6 +10,8 @@ case $target in /*) ;; *) target=$PWD/$target ;; esac
 export CARGO_TARGET_DIR=$target UPDRAFT_BIN=${UPDRAFT_BIN:-$target/debug/updraft} UPDRAFT_CLIENTS_DIR=$target/clients
 export CARGO_TERM_COLOR=${CARGO_TERM_COLOR:-never} RUST_BACKTRACE=${RUST_BACKTRACE:-1}
 failed=() summary=()
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 
 step() {
   local name=$1 begin=$SECONDS verdict=ok wanted=$([ ${#only[@]} -eq 0 ] && echo yes)
@@ -17,7 +19,8 @@ step() {
   for prefix in "${only[@]}"; do case $name in "$prefix"*) wanted=yes ;; esac; done
   [ "$wanted" ] || return 0
   printf '\n==> %s: %s\n' "$name" "$*"
-  "$@" || { verdict=FAILED; failed+=("$name"); }
+  "$@" 2>&1 | tee "$logs/$name"
+  [ "${PIPESTATUS[0]}" -eq 0 ] || { verdict=FAILED; failed+=("$name"); }
   summary+=("$(printf '%-22s %-7s %5ds' "$name" "$verdict" $((SECONDS - begin)))")
   echo "<== $name: $verdict after $((SECONDS - begin)) s"
 }
@@ -58,6 +61,8 @@ step bench-report integration-tests/bench/run.py render --check
 printf '\n'
 printf '%s\n' "${summary[@]}" "total $((SECONDS / 60)) min $((SECONDS % 60)) s"
 if [ ${#failed[@]} -gt 0 ]; then
+  # Once more at the end, because the end is what is kept of a long log.
+  for name in "${failed[@]}"; do printf '\n%s ended with:\n' "$name" && tail -n 12 "$logs/$name" | cut -c 1-300; done
   echo "failed: ${failed[*]}"
   exit 1
 fi

@@ -122,7 +122,7 @@ class Server(harness.Server):
             yield client, self.died
 
     def end(self):
-        """Ends the server, whatever its state. Returns what it leaves: exit code, peaks, the cgroup's figures."""
+        """Ends the server, whatever its state. Returns what it leaves: exit code, errors, peaks, the cgroup's figures."""
         died = self.process.poll()
         self.watch.stopped.set()
         self.watch.sample()
@@ -134,6 +134,7 @@ class Server(harness.Server):
             code = "had to be killed"
         figures = {
             "exit": code,
+            "errors": self._errors(),
             "died": died is not None,
             "rss_peak": self.watch.peak,
             "rss_anonymous_peak": self.watch.anonymous_peak,
@@ -141,9 +142,15 @@ class Server(harness.Server):
             "no_cgroup": self.no_cgroup,
         }
         self._tidy()
-        if died is None and code == 0:
+        if died is None and code == 0 and not figures["errors"]:
             self.log.unlink()
         return figures
+
+    def _errors(self):
+        """What it logged as an error: faults of its own, which no statement should bring about."""
+        with self.log.open("rb") as log:
+            lines = [json.loads(line) for line in log if line.startswith(b"{")]
+        return [line.get("fields", line) for line in lines if line.get("level") == "ERROR"]
 
     def _tidy(self):
         if self.cgroup:

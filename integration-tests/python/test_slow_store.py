@@ -72,7 +72,8 @@ def test_right_answers_of_a_store_that_is_slow_and_fails(lake, tmp_path, hot):
 
 def test_few_requests_at_the_same_time_and_no_byte_twice(lake, tmp_path):
     size = sum(path.stat().st_size for path in (lake / "many").iterdir())
-    with reading(lake, tmp_path, latency=0.02) as (client, store):
+    # None is asked twice for being slow: on a busy machine any may be.
+    with reading(lake, tmp_path, ["catalog.stores.slow.hedge_after=0s"], latency=0.02) as (client, store):
         sql, expected = MANY
         assert one(client, sql)[:3] == expected
         counts = store.ask("counts")

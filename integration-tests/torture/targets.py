@@ -140,6 +140,7 @@ def broken(result):
     if "death" in figures:
         return [f"{result['experiment']}: the server died"]
     found = [f"{t.what}: {t.value(figures)}, must be {t.must}" for t in TARGETS if t.experiment == result["experiment"] and t.level(figures) == "missed"]
+    found += [f"the server logged an error: {error}" for error in figures.get("errors", [])]
     if result["experiment"] == "partitions":
         found += [f"{row['partitions']} partitions within the budget: {row['verdict']}" for row in figures["rows"] if row["budget"] and row["verdict"] != "ok"]
     return found

@@ -68,6 +68,9 @@ def run(arguments):
     outcomes = load.run(server.client, statements, oracle, arguments.clients, each=each)
     seconds = time.monotonic() - begin
     left = server.end()
+    errors = [error for end in left for error in end["errors"]]
+    for error in errors:
+        note(f"THE SERVER LOGGED AN ERROR: {error}")
     if arguments.only is not None:
         for outcome, statement in zip(outcomes, statements, strict=True):
             if outcome.verdict == "wrong":
@@ -81,6 +84,7 @@ def run(arguments):
         "verdicts": load.counts(outcomes),
         "shapes": {shape: {verdict: n for verdict, n in load.counts([o for o in outcomes if o.shape.split()[0] == shape]).items() if n} for shape in queries.SHAPES},
         "deaths": sum(end["died"] for end in left),
+        "errors": errors,
         "oom_kills": sum(group["oom_kills"] for group in cgroups) if cgroups else None,
         "cgroup": cgroups[-1] if cgroups else None,
         "no_cgroup": left[-1]["no_cgroup"],
