@@ -11,6 +11,7 @@
 
 mod budget;
 mod cgroup;
+mod grant;
 mod guard;
 mod limit;
 mod overhead;
@@ -25,7 +26,8 @@ use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, Memory
 use tokio_util::sync::CancellationToken;
 
 use budget::Budget;
-pub(crate) use budget::{Claim, Reclaim};
+pub(crate) use budget::Reclaim;
+pub(crate) use grant::Claim;
 pub use guard::Allocator;
 pub(crate) use guard::{Guard, Load};
 pub(crate) use limit::{default_limit, host_memory};

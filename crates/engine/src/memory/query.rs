@@ -19,7 +19,7 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::budget::Grant;
+use super::grant::Grant;
 use super::overhead::overhead;
 use super::refused;
 use crate::error::Error;
@@ -386,7 +386,8 @@ impl MemoryPool for QueryMemory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::{Budget, Claim};
+    use super::super::budget::Budget;
+    use super::super::grant::Claim;
     use super::*;
     use updraft_auth::Principal;
 

@@ -120,7 +120,8 @@ impl Drop for UploadMemory {
 
 #[cfg(test)]
 mod tests {
-    use super::super::budget::{Claim, Reclaim};
+    use super::super::budget::Reclaim;
+    use super::super::grant::Claim;
     use super::*;
 
     const MIB: u64 = 1 << 20;
