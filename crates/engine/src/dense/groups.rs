@@ -241,10 +241,14 @@ impl Groups {
     ///
     /// # Errors
     /// What an accumulator says.
-    pub(super) fn into_piece(mut self) -> Result<Piece> {
+    pub(super) async fn into_piece(mut self) -> Result<Piece> {
         self.numbers = Vec::new();
-        let states = self.functions.iter_mut().map(|function| function.accumulator.state(EmitTo::All));
-        let states: Vec<_> = states.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        let mut states = Vec::new();
+        for function in &mut self.functions {
+            states.append(&mut function.accumulator.state(EmitTo::All)?);
+            // That takes milliseconds for each hundred thousand groups.
+            tokio::task::yield_now().await;
+        }
         let Self { slots, radix, reservation, .. } = self;
         let bytes = states.iter().map(|state| state.get_array_memory_size()).sum::<usize>();
         reservation.resize(bytes + slots.capacity() * size_of::<u32>());
@@ -255,11 +259,12 @@ impl Groups {
     ///
     /// # Errors
     /// What an accumulator says.
-    pub(super) fn into_columns(mut self) -> Result<(Vec<ArrayRef>, MemoryReservation)> {
+    pub(super) async fn into_columns(mut self) -> Result<(Vec<ArrayRef>, MemoryReservation)> {
         self.numbers = Vec::new();
         let mut columns = self.grouping.key_columns(&self.codes, &self.radix, &self.slots)?;
         for function in &mut self.functions {
             columns.push(function.accumulator.evaluate(EmitTo::All)?);
+            tokio::task::yield_now().await;
         }
         let bytes = columns.iter().map(|column| column.get_array_memory_size()).sum::<usize>();
         self.reservation.resize(bytes);

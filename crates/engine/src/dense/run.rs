@@ -81,15 +81,10 @@ impl Work {
         let tasks = (0..outputs).map(|partition| {
             let input = self.input.execute(partition, Arc::clone(&self.context))?;
             let (work, codes) = (Arc::clone(self), Arc::clone(&codes));
-            Ok(SpawnedTask::spawn(async move { work.gather(partition, input, codes).await }))
+            Ok(async move { work.gather(partition, input, codes).await })
         });
-        let tasks = tasks
-            .collect::<Result<Vec<_>>>()?
-            .into_iter()
-            .map(async |task| task.join().await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?);
-        // The first error ends the others.
-        let gathered = try_join_all(tasks).await?;
-        self.divide(gathered, codes)
+        let gathered = side_by_side(tasks.collect::<Result<Vec<_>>>()?).await?;
+        self.divide(gathered, codes).await
     }
 
     /// Takes all rows of a partition, or as many as it can.
@@ -122,11 +117,11 @@ impl Work {
     }
 
     /// Decides who brings which groups together.
-    fn divide(&self, gathered: Vec<Gathered>, codes: Arc<[Option<Codes>]>) -> Result<Vec<Share>> {
+    async fn divide(self: &Arc<Self>, gathered: Vec<Gathered>, codes: Arc<[Option<Codes>]>) -> Result<Vec<Share>> {
         let outputs = gathered.len();
         if gathered.iter().any(|one| one.rest.is_some()) {
-            let left = gathered.into_iter().map(|one| (one.groups.into_piece(), one.rest));
-            return self.stock(left.map(|(piece, rest)| Ok((piece?, rest))).collect::<Result<_>>()?, &codes);
+            let left = gathered.into_iter().map(async |one| Ok((one.groups.into_piece().await?, one.rest)));
+            return self.stock(side_by_side(left).await?, codes).await;
         }
         let mut filled: Vec<Groups> = gathered.into_iter().map(|one| one.groups).filter(|one| one.len() > 0).collect();
         let mut shares: Vec<_> = std::iter::repeat_with(|| Share::Nothing).take(outputs).collect();
@@ -137,7 +132,7 @@ impl Work {
             return Ok(shares);
         }
         let every = if filled.iter().map(Groups::len).sum::<usize>() <= FEW { 1 } else { outputs };
-        let pieces = filled.into_iter().map(Groups::into_piece).collect::<Result<Vec<_>>>()?;
+        let pieces = side_by_side(filled.into_iter().map(Groups::into_piece)).await?;
         let ordinals = self.grouping.keys.iter().zip(codes.iter()).map(|(key, codes)| match (key.domain, codes) {
             (Domain::Range { count, .. }, _) => count + 1,
             (Domain::Coded, codes) => codes.as_ref().map_or(1, Codes::ordinals),
@@ -149,7 +144,7 @@ impl Work {
         let bytes = table + pieces.iter().map(|piece| piece.reservation.size()).sum::<usize>();
         let reservation = self.reservation("merge");
         let Some(radix) = radix.filter(|_| reservation.try_grow(bytes).is_ok()) else {
-            return self.stock(pieces.into_iter().map(|piece| (piece, None)).collect(), &codes);
+            return self.stock(pieces.into_iter().map(|piece| (piece, None)).collect(), codes).await;
         };
         let pieces = Arc::new(pieces);
         for (share, place) in shares.iter_mut().take(every).enumerate() {
@@ -162,20 +157,24 @@ impl Work {
         Ok(shares)
     }
 
-    fn stock(
-        &self,
+    async fn stock(
+        self: &Arc<Self>,
         pieces: Vec<(Piece, Option<SendableRecordBatchStream>)>,
-        codes: &[Option<Codes>],
+        codes: Arc<[Option<Codes>]>,
     ) -> Result<Vec<Share>> {
         self.fallbacks.add(1);
         let batch_size = self.context.session_config().batch_size();
         let left = pieces.into_iter().map(|(piece, rows)| {
-            let Piece { slots, radix, states, reservation } = piece;
-            let mut columns = self.grouping.key_columns(codes, &radix, &slots)?;
-            columns.extend(states);
-            Ok(Left { states: Chunks::new(columns, &self.partial.schema(), batch_size, reservation)?, rows })
+            let (work, codes) = (Arc::clone(self), Arc::clone(&codes));
+            async move {
+                let Piece { slots, radix, states, reservation } = piece;
+                let mut columns = work.grouping.key_columns(&codes, &radix, &slots)?;
+                columns.extend(states);
+                let states = Chunks::new(columns, &work.partial.schema(), batch_size, reservation).await?;
+                Ok(Left { states, rows })
+            }
         });
-        let streams = stock::finish(&self.partial, left.collect::<Result<_>>()?, &self.context)?;
+        let streams = stock::finish(&self.partial, side_by_side(left).await?, &self.context)?;
         Ok(streams.into_iter().map(Share::Stock).collect())
     }
 
@@ -183,6 +182,19 @@ impl Work {
         let consumer = MemoryConsumer::new(format!("DenseAggregateStream[{part}]")).with_can_spill(true);
         consumer.register(&self.context.runtime_env().memory_pool)
     }
+}
+
+/// What these give, each run as a task. The first error ends the others, and so does dropping this.
+async fn side_by_side<T, F>(all: impl IntoIterator<Item = F>) -> Result<Vec<T>>
+where
+    F: Future<Output = Result<T>> + Send + 'static,
+    T: Send + 'static,
+{
+    let tasks: Vec<_> = all.into_iter().map(SpawnedTask::spawn).collect();
+    let joined = tasks
+        .into_iter()
+        .map(async |task| task.join().await.map_err(|error| DataFusionError::ExecutionJoin(Box::new(error)))?);
+    try_join_all(joined).await
 }
 
 impl Share {
@@ -202,7 +214,10 @@ impl Share {
             }
         };
         let _timer = time.timer();
-        let columns = groups.map(Groups::into_columns).transpose()?;
+        let columns = match groups {
+            Some(groups) => Some(groups.into_columns().await?),
+            None => None,
+        };
         let rows = columns.map(|(columns, reservation)| {
             Ok::<_, DataFusionError>((RecordBatch::try_new(Arc::clone(&work.schema), columns)?, reservation))
         });

@@ -42,7 +42,7 @@ impl Chunks {
     ///
     /// # Errors
     /// The columns are not those of the schema.
-    pub(super) fn new(
+    pub(super) async fn new(
         columns: Vec<ArrayRef>,
         schema: &SchemaRef,
         length: usize,
@@ -56,6 +56,8 @@ impl Chunks {
             for (chunk, start) in chunks.iter_mut().zip(starts()) {
                 chunk.push(copy(&column.slice(start, length.min(rows - start)))?);
             }
+            drop(column);
+            tokio::task::yield_now().await;
         }
         let chunks = chunks.into_iter().map(|columns| RecordBatch::try_new(Arc::clone(schema), columns));
         let chunks = chunks.collect::<Result<Vec<_>, _>>()?;
@@ -158,5 +160,35 @@ impl PartitionStream for Once {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let stream = self.stream.lock().take();
         stream.unwrap_or_else(|| Box::pin(EmptyRecordBatchStream::new(Arc::clone(&self.schema))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use datafusion::arrow::array::Int64Array;
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+    use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, UnboundedMemoryPool};
+
+    use super::*;
+
+    #[test]
+    fn a_cancel_need_not_wait_until_all_columns_are_copied() {
+        let pool: Arc<dyn MemoryPool> = Arc::new(UnboundedMemoryPool::default());
+        let held = MemoryConsumer::new("chunks").register(&pool);
+        let column: ArrayRef = Arc::new(Int64Array::from_iter_values(0..10));
+        let fields = ["a", "b", "c"].map(|name| Field::new(name, DataType::Int64, false));
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let mut making = pin!(Chunks::new(vec![column; 3], &schema, 4, held));
+        let (mut context, mut turns) = (Context::from_waker(Waker::noop()), 0);
+        let chunks = loop {
+            match making.as_mut().poll(&mut context) {
+                Poll::Ready(chunks) => break chunks.expect("three columns of three"),
+                Poll::Pending => turns += 1,
+            }
+        };
+        assert_eq!((turns, chunks.map(|chunk| chunk.num_rows()).collect::<Vec<_>>()), (3, vec![4, 4, 2]));
     }
 }
