@@ -1,7 +1,7 @@
 //! The allocator of the process, and what it says of itself.
 //!
 //! jemalloc, because it gives freed pages back after a time that can be set, and because it counts: the
-//! engine's memory guard compares what queries have reserved with what is really there.
+//! engine's memory guard compares what queries have reserved with what is really there. C libraries use it as well.
 //!
 //! How many arenas there are and what threads keep is compiled in, by `.cargo/config.toml`: the rest can be set while it runs.
 
