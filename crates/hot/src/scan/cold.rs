@@ -42,8 +42,9 @@ pub struct ByPages;
 
 /// How the files of a scan are read.
 pub(super) struct Cold {
-    /// Filters and columns, but not the place.
+    /// Filters, but not the place.
     source: Arc<dyn FileSource>,
+    columns: ProjectionExprs,
     is_filtered: bool,
     limit: Option<usize>,
     /// The reader looks at the columns of filters first, and at the others where rows pass.
@@ -95,10 +96,9 @@ impl Cold {
             file = Arc::new(if indexed { filtered } else { filtered.with_enable_page_index(false) });
         }
         let columns = ProjectionExprs::from_indices(needed, schema);
-        let file = file.try_pushdown_projection(&columns)?.unwrap_or(file);
         // With a filter it is not known how many rows it takes to find those that are wanted.
         let limit = source.fetch.filter(|_| source.filters.is_empty() && source.dynamic.is_empty());
-        Ok(Self { source: file, is_filtered, limit, is_late, is_all_over, in_filter, when })
+        Ok(Self { source: file, columns, is_filtered, limit, is_late, is_all_over, in_filter, when })
     }
 
     /// The needed columns of a segment, as its file has them, by the scan there would be without the cache: all rows that
@@ -119,7 +119,9 @@ impl Cold {
         if self.is_filtered && segments.is_indexed(segment) {
             file = file.with_extension(ByPages);
         }
-        let config = FileScanConfigBuilder::new(base.object_store_url.clone(), self.source.clone())
+        let reader = apart(&self.source);
+        let reader = reader.try_pushdown_projection(&self.columns)?.unwrap_or(reader);
+        let config = FileScanConfigBuilder::new(base.object_store_url.clone(), reader)
             .with_limit(self.limit)
             .with_file_groups(vec![FileGroup::new(vec![file])])
             .with_expr_adapter(base.expr_adapter_factory.clone())
@@ -143,6 +145,24 @@ impl Cold {
         let read = OPENING + self.in_filter.iter().map(values).sum::<usize>();
         read as f64 / (rows * self.in_filter.len()).max(1) as f64
     }
+}
+
+/// `source`, of all columns, with metrics of its own: a reader adds some ten kilobytes of them for each file it opens, which
+/// is each segment here, and nobody looks at them.
+fn apart(source: &Arc<dyn FileSource>) -> Arc<dyn FileSource> {
+    let Some(parquet) = source.downcast_ref::<ParquetSource>() else { return source.clone() };
+    let options = parquet.table_parquet_options();
+    let mut apart = ParquetSource::new(parquet.table_schema().clone()).with_table_parquet_options(options.clone());
+    if let Some(hint) = options.global.metadata_size_hint {
+        apart = apart.with_metadata_size_hint(hint);
+    }
+    if let Some(readers) = parquet.parquet_file_reader_factory() {
+        apart = apart.with_parquet_file_reader_factory(readers.clone());
+    }
+    if let Some(predicate) = parquet.filter() {
+        apart = apart.with_predicate(predicate);
+    }
+    Arc::new(apart)
 }
 
 /// The share of rows that pass the filters, when columns that no filter names are to be read for those rows alone.

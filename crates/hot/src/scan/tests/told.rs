@@ -191,6 +191,18 @@ async fn cold_and_hot_parts_are_read_in_one_plan() {
 }
 
 #[tokio::test]
+async fn a_row_group_that_was_read_leaves_nothing_to_the_next() {
+    let (_folder, table) = table(10_000);
+    let context = context(&table.with_cache(&Cache::new(0)), 2);
+    let plan = plan(&context, "select id, s from t where v <= 0").await;
+    collect(plan.clone(), context.task_ctx()).await.expect("rows");
+    let scan = leaf(&plan);
+    assert_eq!(counted(&scan, "segments_cold"), 4);
+    let metrics = source(&scan).files().file_source().metrics().clone_inner();
+    assert_eq!(metrics.iter().map(|metric| metric.value().name()).collect::<Vec<_>>(), Vec::<&str>::new());
+}
+
+#[tokio::test]
 async fn much_is_read_from_files_before_it_is_loaded() {
     let (_folder, table) = table(100_000);
     let cache = table.cache.as_ref().expect("a cache");
