@@ -163,9 +163,14 @@ def cancel(results):
         for way, spread in results["cancel", pool]["figures"]["ways"].items():
             name = {"call": "the client cancels its call", "action": "CancelFlightInfo", "death": "the client's process is killed"}[way]
             rows.append([pool, name, spread["n"], f"{spread['p50_ms']:.0f} ms", f"{spread['p99_ms']:.0f} ms", f"{spread['max_ms']:.0f} ms"])
-    return "## From a cancel until all is released\n\nReleased: the server runs nothing, holds no memory for queries, and has nothing on disk.\n\n" + table(
-        ["pool", "how", "n", "p50", "p99", "max"], rows
-    ) + "\n" + made_by(results, "cancel")
+    text = """## From a cancel until all is released
+
+Released: the server runs nothing, holds no memory for queries, and has nothing on disk. Operators are dropped when they next give
+others a turn. Two of DataFusion's take long over one: an aggregate that sorts all its groups before it spills them, and a hash join
+that copies its build side into one batch and hashes it. They are what is slowest here.
+
+"""
+    return text + table(["pool", "how", "n", "p50", "p99", "max"], rows) + "\n" + made_by(results, "cancel")
 
 
 def idle(results):
