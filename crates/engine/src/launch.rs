@@ -49,13 +49,6 @@ pub(crate) enum Effort {
     Careful,
 }
 
-/// How many streams give the result of one run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Streams {
-    One,
-    Several,
-}
-
 /// A physical plan, and what it will need.
 #[derive(Debug)]
 pub(crate) struct Fitted {
@@ -74,10 +67,12 @@ pub(crate) struct Fitted {
 /// What a run holds from its turn to its end.
 pub(crate) struct Turn {
     pub(crate) context: Arc<TaskContext>,
+    /// How it goes.
+    pub(crate) attempt: Attempt,
     /// For what DataFusion does not count.
     uncounted: MemoryReservation,
-    /// Of that, what may wait for the client; `None` when other streams of the same run go on while one stands still.
-    buffered: Option<usize>,
+    /// Of that, what may wait for the client.
+    buffered: usize,
     permit: Permit<Arc<QueryMemory>>,
 }
 
@@ -86,7 +81,7 @@ pub(crate) struct Standing<'a> {
     turn: &'a Turn,
     parked: Parked<'a, Arc<QueryMemory>>,
     /// What it has left to others of what was granted, and of what is not counted.
-    lent: Option<(u64, usize)>,
+    lent: (u64, usize),
 }
 
 impl fmt::Debug for Turn {
@@ -130,7 +125,9 @@ async fn attempt(
     let cancel = fitted.cancel.clone();
     // An attempt that fails leaves nothing running that holds memory: the next wants it.
     let ends = cancel.clone().drop_guard();
-    let turn = fitted.turn(engine, planned, run, Streams::One).await?;
+    let turn = fitted.turn(engine, planned).await?;
+    run.attempt(turn.attempt.clone());
+    run.has_turn(&turn);
     let another_may_follow = fitted.effort == Effort::Usual && engine.memory().counts_all();
     run.on_trial(another_may_follow.then(|| cancel.clone()));
     let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
@@ -240,13 +237,7 @@ impl Fitted {
     ///
     /// # Errors
     /// What admission says; what DataFusion says of the memory.
-    pub(crate) async fn turn(
-        &self,
-        engine: &Engine,
-        planned: &Planned,
-        run: &Run,
-        streams: Streams,
-    ) -> Result<Arc<Turn>, Error> {
+    pub(crate) async fn turn(&self, engine: &Engine, planned: &Planned) -> Result<Arc<Turn>, Error> {
         let shared = engine.memory().clone();
         let limits = engine.limits(&planned.principal);
         let limit = planned.settings.query_memory_limit.min(shared.limit());
@@ -286,18 +277,15 @@ impl Fitted {
         let sort_reservation = self.footprint.sort_reservation(room);
         let spills = spill.disk_manager().with_max_spill_merge_fan_in(fan_in);
         let context = engine.task_context(&self.plan, &self.config, memory, spills, sort_reservation)?;
-        run.attempt(Attempt {
+        let attempt = Attempt {
             queue_time: permit.waited(),
             partitions: self.shape.partitions,
             batch_size: self.shape.batch_size,
             memory: figures,
             spill,
-        });
-        let stream_buffer = usize::try_from(engine.config().stream_buffer.0).unwrap_or(usize::MAX);
-        let buffered = (streams == Streams::One).then_some(stream_buffer);
-        let turn = Arc::new(Turn { context, uncounted, buffered, permit });
-        run.has_turn(&turn);
-        Ok(turn)
+        };
+        let buffered = usize::try_from(engine.config().stream_buffer.0).unwrap_or(usize::MAX);
+        Ok(Arc::new(Turn { context, attempt, uncounted, buffered, permit }))
     }
 }
 
@@ -305,11 +293,9 @@ impl Turn {
     /// Leaves its slot to others, as the query stands still, and its memory but for what operators have and what waits for
     /// the client. What else is there, such as the row groups it was reading, is what the guard measures.
     pub(crate) fn park(&self) -> Standing<'_> {
-        let lent = self.buffered.map(|buffered| {
-            let released = self.uncounted.size().saturating_sub(buffered);
-            self.uncounted.shrink(released);
-            (self.permit.grant().lend(), released)
-        });
+        let released = self.uncounted.size().saturating_sub(self.buffered);
+        self.uncounted.shrink(released);
+        let lent = (self.permit.grant().lend(), released);
         Standing { turn: self, parked: self.permit.park(), lent }
     }
 }
@@ -318,8 +304,7 @@ impl Standing<'_> {
     /// Waits for its turn and its memory. When that takes too long it goes on without, and others spill or wait: it may be
     /// among those that wait for each other, and its client has a part of the result.
     pub(crate) async fn resume(self) {
-        let Self { turn, parked, lent } = self;
-        let Some((lent, released)) = lent else { return };
+        let Self { turn, parked, lent: (lent, released) } = self;
         let memory = Arc::clone(turn.permit.grant());
         let take = move || memory.take_back(lent, released as u64).then(|| Arc::clone(&memory));
         if !parked.resume(take).await {

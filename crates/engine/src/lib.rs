@@ -12,6 +12,7 @@
 //! | `kept` | planned queries, plans and what is known of files, as what queries may ask for room |
 //! | `launch` | how a query is split, what it needs, its turn, its memory, and a second try |
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
+//! | `parts` | a result that several streams share out among themselves |
 //! | `admission` | which query may run now, which waits, which is refused |
 //! | `bridge` | the byte-bounded channel between the two runtimes |
 //! | `unsent` | what was made for clients and has not gone to them yet |
@@ -48,6 +49,7 @@ mod memory;
 mod names;
 mod options;
 mod params;
+mod parts;
 mod passing;
 mod plan;
 mod plan_cache;

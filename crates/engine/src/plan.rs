@@ -25,10 +25,10 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::footprint;
 use crate::names::{Finder, Names};
+use crate::parts::Parts;
 use crate::plan_cache::{Ready, weight_of};
 use crate::prepared::Bound;
 use crate::query::QueryId;
-use crate::run::Parts;
 use crate::settings::Settings;
 use crate::sql;
 

@@ -17,6 +17,8 @@ use uuid::Uuid;
 use crate::error::{Error, ErrorKind};
 use crate::launch::Turn;
 use crate::memory::Figures;
+use crate::parts::{SharedEnd, Why};
+use crate::plan::Planned;
 use crate::spill::QuerySpill;
 
 /// The name of a query: in its ticket, in the log, in what cancels it.
@@ -70,8 +72,10 @@ pub(crate) struct Run {
     trial: Mutex<Option<CancellationToken>>,
     /// The present attempt was ended and still holds memory.
     letting_go: AtomicBool,
-    /// Why it was ended, when that was for the sake of others.
-    shed_for: OnceLock<String>,
+    /// Why it was ended, when its client did not.
+    why: Arc<OnceLock<Why>>,
+    /// What it ends with, when its result is a part of a query's.
+    shared: Option<Arc<SharedEnd>>,
     /// How it ended: the first to say so is right.
     outcome: OnceLock<Outcome>,
 }
@@ -89,8 +93,8 @@ struct Attempts {
     last: Option<Attempt>,
 }
 
-/// One attempt at running a query.
-#[derive(Debug)]
+/// One attempt at running a query. Clones are the same one.
+#[derive(Debug, Clone)]
 pub(crate) struct Attempt {
     /// How long it waited for its turn.
     pub(crate) queue_time: Duration,
@@ -191,25 +195,42 @@ impl Run {
     }
 
     pub(crate) fn failed(&self, error: &Error) {
-        let _ = self.outcome.set(Outcome::Failed(error.kind(), error.to_string()));
+        if self.outcome.set(Outcome::Failed(error.kind(), error.to_string())).is_err() {
+            return;
+        }
+        if let Error::Deadline(allowed) = error {
+            let _ = self.why.set(Why::Deadline(allowed.clone()));
+        }
+        // What fails by itself leaves to the other streams what is right of theirs.
+        if let (Some(shared), Error::Deadline(_) | Error::Cancelled | Error::Shed(_)) = (&self.shared, error) {
+            shared.cancel.cancel();
+        }
     }
 
-    /// Ends the run because nobody wants its result. After its end this changes nothing.
+    /// Ends the run, and the others that give the same result.
+    fn end(&self) {
+        self.shared.as_ref().map_or(&self.cancel, |shared| &shared.cancel).cancel();
+    }
+
+    /// Ends the run because nobody wants its result. After its end this changes nothing. To be called once.
     pub(crate) fn abandon(&self) {
         let _ = self.outcome.set(Outcome::Failed(ErrorKind::Cancelled, "the client went away".to_owned()));
         self.cancel.cancel();
+        if let Some(shared) = &self.shared {
+            shared.done_with(1);
+        }
     }
 
     /// Ends the run for the sake of others, or, while it has shown nothing, only its present attempt; `why` is told
     /// to its client.
     pub(crate) fn shed(&self, why: String) {
-        let _ = self.shed_for.set(why);
+        let _ = self.why.set(Why::Shed(why));
         match self.trial.lock().take() {
             Some(trial) => {
                 self.letting_go.store(true, Ordering::Relaxed);
                 trial.cancel();
             }
-            None => self.cancel.cancel(),
+            None => self.end(),
         }
     }
 
@@ -221,7 +242,11 @@ impl Run {
 
     /// Why it, or its attempt, was cancelled.
     pub(crate) fn cancelled(&self) -> Error {
-        self.shed_for.get().map_or(Error::Cancelled, |why| Error::Shed(why.clone()))
+        match self.why.get() {
+            Some(Why::Shed(why)) => Error::Shed(why.clone()),
+            Some(Why::Deadline(allowed)) => Error::Deadline(allowed.clone()),
+            None => Error::Cancelled,
+        }
     }
 
     /// What the cache of results does for it.
@@ -330,20 +355,16 @@ pub(crate) struct Runs {
 }
 
 impl Runs {
-    /// Enters a run; it leaves when the guard is dropped, and then its line is logged.
-    pub(crate) fn enter(
-        self: &Arc<Self>,
-        id: QueryId,
-        principal: &Principal,
-        statement_hash: u64,
-        plan_time: Duration,
-    ) -> RunGuard {
+    /// Enters a run of `planned`, or of a part of it, which ends with `shared`; it leaves when the guard is dropped, and
+    /// then its line is logged.
+    pub(crate) fn enter(self: &Arc<Self>, planned: &Planned, shared: Option<Arc<SharedEnd>>) -> RunGuard {
+        let id = planned.id;
         let run = Arc::new(Run {
             id,
-            principal: principal.clone(),
-            statement_hash,
-            plan_time,
-            cancel: CancellationToken::new(),
+            principal: planned.principal.clone(),
+            statement_hash: planned.statement_hash,
+            plan_time: planned.plan_time,
+            cancel: shared.as_ref().map_or_else(CancellationToken::new, |shared| shared.cancel.child_token()),
             started: Instant::now(),
             rows: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -352,7 +373,8 @@ impl Runs {
             turn: Mutex::default(),
             trial: Mutex::default(),
             letting_go: AtomicBool::new(false),
-            shed_for: OnceLock::new(),
+            why: shared.as_ref().map(|shared| Arc::clone(&shared.why)).unwrap_or_default(),
+            shared,
             outcome: OnceLock::new(),
         });
         self.running.lock().entry(id).or_default().push(Arc::clone(&run));
@@ -368,7 +390,7 @@ impl Runs {
         let running = self.running.lock();
         let runs = running.get(&id).map(Vec::as_slice).unwrap_or_default();
         let own = runs.iter().filter(|run| run.principal == *principal);
-        own.map(|run| run.cancel.cancel()).count()
+        own.map(|run| run.end()).count()
     }
 
     /// Ends the run that uses most memory, if that is some, and as much as `least` bytes; `why` says it to its client,

@@ -13,32 +13,26 @@ use std::time::Duration;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::ExecutionPlanProperties;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt, stream};
-use parking_lot::Mutex;
 use tokio::runtime::Handle;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
-use tracing::{error, warn};
+use tracing::error;
 
 use crate::admission::Lane;
 use crate::bridge::{Receiver, Sender, Weight};
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::launch::{Effort, Fitted, Held, Streams, Turn, fit, launch};
+use crate::launch::{Effort, fit, launch};
 use crate::params;
+use crate::parts::Claimed;
 use crate::plan::{BoundRows, Planned, Work};
 use crate::plan_cache::Ready;
-use crate::query::{Report, ResultCacheUse, Run, RunGuard, Runs};
+use crate::query::{Report, ResultCacheUse, Run, RunGuard};
 use crate::result_cache::Asking;
 use crate::runtime::CpuRuntime;
-
-/// How long the other parts of a result may stay unclaimed after the first was claimed. What they would
-/// have read waits in memory meanwhile.
-const CLAIM_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a client may keep its query waiting before the query's slot and memory are left to others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -59,57 +53,6 @@ pub enum Part {
         /// From 0.
         index: u32,
     },
-}
-
-/// A physical plan whose partitions several clients' streams share out among themselves.
-#[derive(Debug)]
-pub(crate) struct Parts {
-    pub(crate) fitted: Fitted,
-    pub(crate) of: usize,
-    /// One for each part; true = somebody fetches or fetched it.
-    pub(crate) claimed: Mutex<Vec<bool>>,
-    /// Taken by who fetches first, for all.
-    pub(crate) turn: OnceCell<Arc<Turn>>,
-}
-
-impl Parts {
-    /// Makes part `index` the caller's.
-    ///
-    /// # Errors
-    /// `Stale` when the part was claimed before; `Invalid` when there is no such part.
-    fn claim(&self, index: usize) -> Result<(), Error> {
-        let mut claimed = self.claimed.lock();
-        let slot = claimed.get_mut(index).ok_or_else(|| Error::Invalid(format!("there is no part {index}")))?;
-        if std::mem::replace(slot, true) {
-            return Err(Error::Stale(format!("part {index} of this result was fetched before; run the query again")));
-        }
-        Ok(())
-    }
-
-    /// The partitions of part `index`, merged as they come.
-    ///
-    /// # Errors
-    /// What admission and DataFusion say.
-    async fn batches(
-        &self,
-        index: usize,
-        engine: &Engine,
-        planned: &Planned,
-        run: &Run,
-    ) -> Result<SendableRecordBatchStream, Error> {
-        let turn =
-            Arc::clone(self.turn.get_or_try_init(|| self.fitted.turn(engine, planned, run, Streams::Several)).await?);
-        let plan = &self.fitted.plan;
-        let partitions = (0..plan.output_partitioning().partition_count()).filter(|p| p % self.of == index);
-        let streams: Result<Vec<_>, DataFusionError> =
-            partitions.map(|partition| plan.execute(partition, Arc::clone(&turn.context))).collect();
-        let merged = RecordBatchStreamAdapter::new(plan.schema(), stream::select_all(streams?));
-        Ok(Box::pin(Held { batches: Box::pin(merged), _turn: turn }))
-    }
-
-    fn all_claimed(&self) -> bool {
-        self.claimed.lock().iter().all(|claimed| *claimed)
-    }
 }
 
 /// Results on their way to a client. Dropping it cancels the query.
@@ -358,11 +301,11 @@ fn counting(batches: SendableRecordBatchStream, run: Arc<Run>) -> SendableRecord
     Box::pin(RecordBatchStreamAdapter::new(schema, counted))
 }
 
-/// Gets a planned query ready to run.
+/// Gets a planned query ready to run: all of it, or a part.
 pub(crate) async fn open(
     engine: Arc<Engine>,
     planned: Arc<Planned>,
-    part: Part,
+    part: Option<Claimed>,
     run: Arc<Run>,
 ) -> Result<Opened, Error> {
     let schema = Arc::clone(&planned.schema);
@@ -371,17 +314,9 @@ pub(crate) async fn open(
         let batches = stream::once(batches).map_err(carried).try_flatten();
         Box::pin(RecordBatchStreamAdapter::new(schema, batches)) as SendableRecordBatchStream
     };
-    if let Part::One { index } = part {
-        let parts = planned.parts.lock().clone();
-        let parts = parts
-            .ok_or_else(|| Error::Stale("the parts of this result were fetched; run the query again".to_owned()))?;
-        let index = index as usize;
-        parts.claim(index)?;
-        // The streams hold what they need; the plan with all it has built must not outlive them.
-        if parts.all_claimed() {
-            planned.parts.lock().take();
-        }
-        let batches = async move { parts.batches(index, &engine, &planned, &run).await };
+    if let (Some(part), Work::Query(ready)) = (part, &planned.work) {
+        let ready = Arc::clone(ready);
+        let batches = async move { part.batches(&engine, &planned, &ready, &run).await };
         return Ok(Opened { batches: later(batches.boxed()), lane: Lane::Heavy });
     }
     Ok(match &planned.work {
@@ -424,24 +359,6 @@ pub(crate) async fn open(
             Opened { batches: Box::pin(batches), lane: Lane::Light }
         }
     })
-}
-
-/// Ends the whole query when its other parts are not claimed in time.
-pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, runs: &Arc<Runs>) {
-    let (planned, runs) = (Arc::downgrade(planned), Arc::downgrade(runs));
-    // Bounded by the timeout, and holds nothing: no handle to keep.
-    drop(
-        cpu.spawn(Lane::Light, async move {
-            tokio::time::sleep(CLAIM_TIMEOUT).await;
-            let (Some(planned), Some(runs)) = (planned.upgrade(), runs.upgrade()) else { return };
-            let unclaimed = planned.parts.lock().take().is_some();
-            if unclaimed {
-                warn!(query_id = %planned.id, "ending a query: a part of its result was never fetched");
-                runs.cancel(planned.id, &planned.principal);
-            }
-        })
-        .detach(),
-    );
 }
 
 /// An error of ours on a stream of DataFusion's; [`Error`] is made of it again at the other end.

@@ -28,6 +28,7 @@ use crate::error::Error;
 use crate::expiring::{Expiring, WhenFull};
 use crate::kept::{self, Kept, PlannedQueries};
 use crate::memory::{self, Allocator, Guard, Load, Memory, QueryMemory, UploadMemory};
+use crate::parts;
 use crate::plan::{Planned, Planner, Work, reference};
 use crate::plan_cache::{CacheFigures, PlanCache};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
@@ -278,10 +279,14 @@ impl Engine {
         if let Work::Change { name, value } = &planned.work {
             self.set(session, name, value.as_deref())?;
         }
-        let guard = self.runs.enter(planned.id, &planned.principal, planned.statement_hash, planned.plan_time);
+        let part = match part {
+            Part::Whole => None,
+            Part::One { index } => Some(parts::claim(&planned, index)?),
+        };
+        let guard = self.runs.enter(&planned, part.as_ref().map(|part| Arc::clone(part.end())));
         let limit = self.limit(&planned, deadline);
-        if matches!(part, Part::One { .. }) {
-            run::watch_claims(&self.cpu, &planned, &self.runs);
+        if part.as_ref().is_some_and(|part| part.is_first) {
+            parts::watch_claims(&self.cpu, &planned, parts::LOOK);
         }
         let bounds = bridge::Bounds {
             bytes: usize::try_from(self.config.stream_buffer.0).unwrap_or(usize::MAX),

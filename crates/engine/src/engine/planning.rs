@@ -9,7 +9,6 @@ use datafusion::common::ScalarValue;
 use datafusion::execution::SessionState;
 use datafusion::physical_plan::ExecutionPlanProperties;
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -18,11 +17,11 @@ use crate::admission::Lane;
 use crate::error::Error;
 use crate::launch::{self, Effort};
 use crate::params;
+use crate::parts::Parts;
 use crate::plan::{BoundRows, Planned, Statement, Work};
 use crate::plan_cache::{Asked, Plan, Ready};
 use crate::prepared::{Bound, Described, Prepared, PreparedHandle};
 use crate::query::QueryId;
-use crate::run::Parts;
 use crate::session::Session;
 use crate::sql::{self, Parsed, Placeholders};
 
@@ -238,14 +237,13 @@ impl Engine {
         let (engine, planned) = (Arc::clone(self), Arc::clone(planned));
         self.on_cpu(planned.id, None, async move {
             let Work::Query(ready) = &planned.work else { return Ok(1) };
-            // The parts are run by several streams; each is cancelled by itself.
+            // Only to see how far it can be split: it is planned again when the first part is fetched.
             let fitted = launch::fit(&engine, &planned, ready, &CancellationToken::new(), Effort::Usual).await?;
-            let of = parts.min(fitted.plan.output_partitioning().partition_count());
-            if of > 1 {
-                let claimed = Mutex::new(vec![false; of]);
-                *planned.parts.lock() = Some(Arc::new(Parts { fitted, of, claimed, turn: OnceCell::new() }));
+            let parts = parts.min(fitted.plan.output_partitioning().partition_count());
+            if parts > 1 {
+                *planned.parts.lock() = Some(Arc::new(Parts::new(parts)));
             }
-            Ok(of)
+            Ok(parts)
         })
         .await
     }

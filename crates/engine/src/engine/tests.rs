@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod held;
+mod parts;
 
 use std::sync::Arc;
 

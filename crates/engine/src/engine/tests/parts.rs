@@ -1,0 +1,151 @@
+//! Results that several streams fetch in parts.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::*;
+use crate::engine::CancelOutcome;
+use crate::memory::shed_text;
+use crate::parts;
+use crate::run::QueryStream;
+
+/// A nested loop join of two partitions whose operators would work for minutes without a row, a batch for many seconds.
+const SILENT: &str = "SELECT a.value FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
+
+/// Each of the numbers once, in three partitions.
+const NUMBERS: &str = "SELECT value FROM range(100000) GROUP BY value";
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+async fn split(fixture: &Fixture, session: &Session, sql: &str, parts: usize) -> Arc<Planned> {
+    let planned = fixture.plan(session, sql).await;
+    assert_eq!(fixture.engine.split(&planned, parts).await.unwrap(), parts, "{sql}");
+    planned
+}
+
+fn fetch(
+    fixture: &Fixture,
+    session: &Session,
+    planned: &Arc<Planned>,
+    index: u32,
+    deadline: Option<Instant>,
+) -> Result<QueryStream<Batch>, Error> {
+    fixture.engine.run(session, Arc::clone(planned), Part::One { index }, deadline, as_they_are)
+}
+
+async fn rows(stream: QueryStream<Batch>) -> Result<usize, Error> {
+    stream.try_fold(0, async |sum, Batch(batch)| Ok(sum + batch.num_rows())).await
+}
+
+/// Waits until the query holds nothing, which it does as long as one of its operators works.
+async fn released(engine: &Engine) {
+    let all = async {
+        while engine.running() > 0 || engine.memory_reserved() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.expect("its operators end");
+}
+
+async fn with_partitions(partitions: &str) -> Fixture {
+    Fixture::new(Config { target_partitions: partitions.parse().unwrap(), ..Config::default() }).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_ends_one_stream_for_good_ends_all_and_their_operators() {
+    enum By {
+        Cancel,
+        Deadline,
+        Guard,
+        Dropping,
+    }
+    let fixture = with_partitions("2").await;
+    let (engine, session) = (&fixture.engine, fixture.session("ann"));
+    let idle = engine.memory_reserved();
+    assert_eq!(idle, 0);
+    for by in [By::Cancel, By::Deadline, By::Guard, By::Dropping] {
+        let planned = split(&fixture, &session, SILENT, 2).await;
+        let deadline = matches!(by, By::Deadline).then(|| Instant::now() + Duration::from_secs(1));
+        let one = fetch(&fixture, &session, &planned, 0, deadline).unwrap();
+        let other = fetch(&fixture, &session, &planned, 1, None).unwrap();
+        let usage = one.usage();
+        let working = async {
+            while usage.report().peak_bytes < 4 << 20 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, working).await.expect("one side is collected");
+        match by {
+            By::Cancel => assert_eq!(engine.cancel(planned.id(), &session), CancelOutcome::Cancelling),
+            By::Guard => {
+                let held = engine.runs.end_largest(1, |held| shed_text(held, 1 << 20)).expect("it holds memory");
+                assert!(held >= 4 << 20, "{held}");
+                assert_eq!(engine.runs.end_largest(1, |_| String::new()), None, "nobody else is to blame");
+            }
+            By::Deadline => {}
+            By::Dropping => {
+                drop((one, other));
+                released(engine).await;
+                continue;
+            }
+        }
+        for stream in [one, other] {
+            let error = rows(stream).await.unwrap_err();
+            match by {
+                By::Deadline => assert!(matches!(error, Error::Deadline(_)), "{error}"),
+                By::Guard => assert!(matches!(error, Error::Shed(_)), "{error}"),
+                _ => assert!(matches!(error, Error::Cancelled), "{error}"),
+            }
+        }
+        released(engine).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stream_reports_the_whole_query() {
+    let fixture = with_partitions("3").await;
+    let session = fixture.session("ann");
+    let planned = split(&fixture, &session, NUMBERS, 3).await;
+    assert_eq!(fixture.engine.memory_reserved(), 0, "nothing is held for who may never come");
+    let streams: Vec<_> = (0..3).map(|index| fetch(&fixture, &session, &planned, index, None).unwrap()).collect();
+    let usages: Vec<_> = streams.iter().map(QueryStream::usage).collect();
+    let counts = futures::future::try_join_all(streams.into_iter().map(rows)).await.unwrap();
+    assert_eq!(counts.iter().sum::<usize>(), 100_000);
+    assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
+    for usage in &usages {
+        let (report, first) = (usage.report(), usages[0].report());
+        assert_eq!((report.partitions, report.attempts), (3, 1));
+        assert!(report.peak_bytes > 0 && report.peak_bytes == first.peak_bytes, "{report:?} {first:?}");
+    }
+    released(&fixture.engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_is_dropped_leaves_the_others() {
+    let fixture = with_partitions("3").await;
+    let session = fixture.session("ann");
+    let planned = split(&fixture, &session, NUMBERS, 3).await;
+    drop(fetch(&fixture, &session, &planned, 1, None).unwrap());
+    for index in [0, 2] {
+        assert!(rows(fetch(&fixture, &session, &planned, index, None).unwrap()).await.unwrap() > 0);
+    }
+    released(&fixture.engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_may_be_read_one_after_the_other_but_are_not_kept_for_ever() {
+    let fixture = with_partitions("3").await;
+    let (engine, session) = (&fixture.engine, fixture.session("ann"));
+    let planned = split(&fixture, &session, NUMBERS, 3).await;
+    let look = Duration::from_millis(100);
+    let first = fetch(&fixture, &session, &planned, 0, None).unwrap();
+    parts::watch_claims(&engine.cpu, &planned, look);
+    tokio::time::sleep(5 * look).await;
+    rows(first).await.unwrap();
+    rows(fetch(&fixture, &session, &planned, 1, None).unwrap()).await.unwrap();
+    assert!(engine.memory_reserved() > 0, "what the last part has is kept");
+    released(engine).await;
+    let error = fetch(&fixture, &session, &planned, 2, None).map(|_| ()).unwrap_err();
+    assert!(matches!(error, Error::Stale(_)), "{error}");
+}
