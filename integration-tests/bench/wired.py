@@ -2,6 +2,7 @@
 
 from cells import others, races, time_of
 from lab import mib, table
+from targets import processor_ratio
 
 NAMES = {
     "updraft": "Updraft",
@@ -35,6 +36,8 @@ of processor the server takes for a GB.
         cell = lambda found: f"{found['p50']:.2f} GB/s, {found['cpu_s_per_gb']:.2f} s" if found else "-"  # noqa: E731
         lines = [[way, *(cell(found.get(name)) for name in names)] for way, found in of["ways"].items()]
         parts.append(f"### {shape[0].upper()}{shape[1:]}, {of['bytes'] / 1e6:,.0f} MB\n\n" + table(["", *(NAMES[name] for name in names)], lines))
+        ratios = ", ".join(f"{ratio:.2f} by {way}" for way, found in of["ways"].items() if (ratio := processor_ratio(found)))
+        parts += [f"Processor time for a GB, Updraft's / arrow-flight's with batches of 64k rows: {ratios}.\n"] if ratios else []
     return [*parts, missing(figures)]
 
 
