@@ -31,7 +31,7 @@ EXPERIMENTS = {
     "repeated": "the cache of results, which all else runs without",
     "wire": "throughput of large results, against pyarrow's C++ Flight server and stock arrow-flight",
     "cold": "the eight queries and TPC-H with all caches empty, against DuckDB over Parquet",
-    "s3": "TPC-H from a slow object store, against local files",
+    "s3": "TPC-H and the eight queries from a slow object store, against local files",
     "latency": "SELECT 1 over Flight and ADBC, against a C++ server with a fixed table and ROAPI",
     "clients": "small queries by 1 to 64 clients, against other servers",
     "connections": "what idle connections and statements cost, and what busy clients do to each other",

@@ -19,7 +19,7 @@ SMOKE = {
     "repeated": {"rows": [10_000], "rounds": 1, "seconds": 0.0},
     "wire": {"rows": [10_000], "rounds": 1},
     "cold": {"rows": [10_000], "scale": 0.01, "rounds": 1, "seconds": 0.0, "pages": ["dropped"]},
-    "s3": {"scale": 0.01, "rounds": 1},
+    "s3": {"rows": [10_000], "scale": 0.01, "rounds": 1},
     "latency": {"rounds": 20},
     "clients": {"rows": [10_000], "clients": [4], "rounds": 1, "seconds": 1.0},
     "connections": {"rows": [10_000], "clients": [100, 10, 8], "queries": 50, "seconds": 0.5},

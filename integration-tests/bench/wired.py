@@ -1,7 +1,8 @@
 """The sections of docs/performance.md on the wire, on cold files and on many clients."""
 
-from cells import others, races, time_of
-from lab import mib, table
+from cells import cell, others, races, time_of
+from lab import mib, percentile, table
+from race import median
 from targets import processor_ratio
 
 NAMES = {
@@ -15,6 +16,10 @@ NAMES = {
     "plain-sql": "datafusion-flight-sql-server",
     "duckdb-flight": "DuckDB by Flight",
 }
+
+
+# Who reads what of an object store, in the order of the columns.
+STORED = {"updraft": "Updraft, local", "s3": "Updraft, S3", "duckdb-s3": "DuckDB, S3"}
 
 
 def named(found):
@@ -42,7 +47,7 @@ of processor the server takes for a GB.
 
 
 def missing(figures):
-    return "".join(f"{NAMES.get(name, name)} is missing: {why}.\n" for name, why in figures["absent"].items())
+    return "".join(f"{NAMES.get(name) or STORED.get(name, name)} is missing: {why}.\n" for name, why in figures["absent"].items())
 
 
 def cold(_, figures):
@@ -65,20 +70,31 @@ cache, then without.
     return parts
 
 
+def from_store(rows, what, last):
+    """A table of statements from local files and from an object store. `last` is the cell of the store in a last line, which says `what`."""
+    names = [name for name in STORED if any(name in row["times"] for row in rows)]
+    asked = lambda row: [f"{row['asked']['requests']:,}", f"{row['asked']['bytes'] / 1e6:,.1f} MB"] if row["asked"] else ["-", "-"]  # noqa: E731
+    lines = [[row["statement"], *(cell(row, name) for name in names), *asked(row)] for row in rows]
+    lines.append([f"*{what}*", *(last.get(name, "") for name in names), "", ""])
+    longer = sorted(median(row, "s3") - median(row, "updraft") for row in rows if median(row, "s3") and median(row, "updraft"))
+    text = f"Longer from the store by {time_of(percentile(longer, 0.5))} (median; {time_of(longer[0])} to {time_of(longer[-1])}).\n" if longer else ""
+    return table(["", *(STORED[name] for name in names), "requests", "read"], lines) + "\n" + text
+
+
 def s3(_, figures):
-    from_store = lambda row: row["times"].get("s3", {}).get("p50_ms")  # noqa: E731
-    local = lambda row: row["times"].get("updraft", {}).get("p50_ms")  # noqa: E731
-    shown = lambda value: time_of(value) if value else "-"  # noqa: E731
-    lines = [[row["statement"], shown(local(row)), shown(from_store(row)), f"{row['asked']['requests']:,}" if row["asked"] else "-"] for row in figures["rows"]]
     totals = figures["totals"]
-    lines.append(["*total*", shown(totals["local_ms"]), shown(totals["s3_ms"]) + (f" ({totals['ratio']:.2f})" if totals["ratio"] else ""), ""])
-    text = f"""## TPC-H from an object store
+    both = {"updraft": time_of(totals["local_ms"]), "s3": f"{time_of(totals['s3_ms'])} ({totals['ratio']:.2f})"} if totals["ratio"] else {}
+    parts = [
+        f"""## From an object store
 
-Scale {figures["scale"]:g}, from local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. Nothing
-of the files is known or held at any run.
-
-"""
-    return [text + table(["", "local", "S3", "requests"], lines)]
+From local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. Nothing of the files is known
+or held at any run. A number beside a time is how many times longer than from local files that took.
+""",
+        f"### TPC-H at scale {figures['scale']:g}\n\n" + from_store(figures["rows"], "total", both),
+    ]
+    if of := figures.get("eight"):
+        parts.append(f"### Eight queries, {of['size']:,} rows\n\n" + from_store(of["rows"], "geometric mean", {"s3": f"{of['mean']:.2f}"} if of["mean"] else {}))
+    return [*parts, missing({"absent": figures.get("absent", {})})]
 
 
 def latency(_, figures):
