@@ -33,14 +33,17 @@ class Gone(Exception):
 
 class Connection:
     """Takes as much as the server likes to send: what slows it down is its reader, not its window. With a smaller `window` it never
-    gives more than that, neither for a stream nor in all."""
+    gives more than that, neither for a stream nor in all. `tls` is an ssl.SSLContext."""
 
-    def __init__(self, server, receive_buffer=None, window=WINDOW_MAX):
+    def __init__(self, server, receive_buffer=None, window=WINDOW_MAX, tls=None):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(SECONDS_MAX)
         self.socket.connect((server.host, server.port))
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=server.host)
         self.authority, self.next, self.buffer = f"{server.host}:{server.port}", 1, b""
         self.send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
         if window > WINDOW_DEFAULT:
@@ -87,8 +90,8 @@ class Connection:
         while self.read()[0] != SETTINGS:
             pass
 
-    def call(self, method, message):
-        """The messages of the answer, one after the other."""
+    def answer(self, method, message):
+        """The messages of the answer, one after the other. None may be an empty answer or a refusal."""
         frames, stream = self.request(method, message)
         self.send(frames)
         answer = b""
@@ -103,9 +106,13 @@ class Connection:
             size = int.from_bytes(answer[1:5], "big")
             messages.append(answer[5 : 5 + size])
             answer = answer[5 + size :]
-        if not messages:
-            raise RuntimeError(f"{method} was refused")
         return messages
+
+    def call(self, method, message):
+        """The messages of an answer that has some."""
+        if messages := self.answer(method, message):
+            return messages
+        raise RuntimeError(f"{method} was refused")
 
     def ticket(self, sql):
         """GetFlightInfo: the message that DoGet takes."""

@@ -124,24 +124,36 @@ def kib(count):
     return f"{count / 1024:.1f} KiB"
 
 
+def streaming(of, how):
+    """The line of one that counts beside many that stream."""
+    count, half = of["count"], of.get("half")
+    words = [f"p50 {time_of(count['p50_ms'])}, p99 {time_of(count['p99_ms'])}", f"all sent in {of['seconds']:.1f} s, {mib(of['peak'] - of['before'])} more memory"]
+    words += [f"with half of all sent, of {mib(of['bytes'])} each has {mib(half['p50'])} ({mib(half['min'])} to {mib(half['max'])})"] if half else []
+    return [f"one counts, {of['clients']} stream{how}", "; ".join(words)]
+
+
+def began(times):
+    """How long a client takes that begins."""
+    lines = [[kind, time_of(of["p50_ms"]), time_of(of["p99_ms"])] for kind, of in times.items()]
+    return ["What a client waits for that begins, one after the other.\n\n" + table(["", "p50", "p99"], lines)] if lines else []
+
+
 def connections(_, figures):
     memory = [[f"a connection, {kind}", kib(count)] for kind, count in figures["idle"].items()]
     memory += [[f"a prepared statement, {kind}", kib(count)] for kind, count in figures["prepared"].items()]
-    crowd, each, streams = figures["crowd"], figures["fairness"], figures["streams"]
+    crowd, each = figures["crowd"], figures["fairness"]
     together, count = each["together"], each["count alone"]["count"]
     lines = [
         ["one counts, alone", f"p50 {time_of(count['p50_ms'])}, p99 {time_of(count['p99_ms'])}"],
         ["one streams, alone", f"{each['stream alone']['stream']['mb_per_second']:,.0f} MB/s"],
         ["both together", f"p50 {time_of(together['count']['p50_ms'])}, p99 {time_of(together['count']['p99_ms'])}; {together['stream']['mb_per_second']:,.0f} MB/s"],
-        [
-            f"one counts, {streams['clients']} stream",
-            f"p50 {time_of(streams['count']['p50_ms'])}, p99 {time_of(streams['count']['p99_ms'])}; all sent in {streams['seconds']:.1f} s, {mib(streams['peak'] - streams['before'])} more memory",
-        ],
+        *(streaming(figures[key], how) for key, how in {"streams": " as they are let in", "at once": ", all let in at once"}.items() if key in figures),
     ]
     if "absent" not in crowd:
         lines += [[f"{figures['busy']} busy clients, {of['idle']:,} idle", f"{of['per_second']:,.0f} queries/s, p99 {us(of['all']['p99_us'])}, {of['errors']} errors"] for of in crowd.values()]
     return [
         f"## Idle and busy clients\n\nThe server's resident memory, over {figures['held']:,} connections and {figures['statements']:,} statements.\n\n" + table(["", "memory"], memory),
+        *began(figures.get("times", {})),
         f"What clients do to each other, over {figures['rows']:,} hot rows.\n\n" + table(["", "measured"], lines),
         f"Busy clients were not measured: {crowd['absent']}.\n" if "absent" in crowd else "",
     ]
