@@ -177,4 +177,28 @@ ticket 5 s to be fetched, for which the server looks each 30 s. What they cost t
     return [text + table(["a client that", "memory at most", "memory after", "processor", "over after", "count beside"], [row(*item) for item in figures["kinds"].items()])]
 
 
-SECTIONS = {"wire": wire, "cold": cold, "s3": s3, "latency": latency, "clients": clients, "connections": connections, "misuse": misuse}
+def profiles(_, figures):
+    names, first = list(figures["sizes"]), figures["first"]
+
+    def line(what, values, form):
+        """A figure of each build; behind it, what part or multiple it is of the first's."""
+        base = values[first]
+        against = lambda name: f" ({values[name] / base:.2f})" if base and name != first else ""  # noqa: E731
+        return [what, *(form(values[name]) + against(name) if values[name] else "-" for name in names)]
+
+    lines = [line(row["statement"], {name: median(row, name) for name in names}, time_of) for row in figures["queries"]["rows"]]
+    lines.append(["*geometric mean*", *("" if name == first else f"({figures['means'][name]:.2f})" for name in names)])
+    for shape, of in figures["streams"].items():
+        lines.append(line(f"{shape}, one stream", {name: of[name]["p50"] for name in names}, "{:.2f} GB/s".format))
+        lines.append(line("processor time for a GB of it", {name: of[name]["cpu_s_per_gb"] for name in names}, "{:.2f} s".format))
+    lines.append(line("size of the program", figures["sizes"], mib))
+    text = f"""## Build profiles
+
+The same server, built in several ways (`integration-tests/bench/README.md` says how), over {figures["rows"]:,} hot rows, taking turns. In
+brackets what part or multiple of the first's a figure is.
+
+"""
+    return [text + table(["", *names], lines), others(figures["queries"])]
+
+
+SECTIONS = {"wire": wire, "cold": cold, "s3": s3, "latency": latency, "clients": clients, "connections": connections, "misuse": misuse, "profiles": profiles}
