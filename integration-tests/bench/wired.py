@@ -171,7 +171,8 @@ def misuse(_, figures):
     text = f"""## Clients that misbehave
 
 {figures["clients"]} of each kind at once that ask for {figures["rows"]:,} rows; a result may wait 3 s for its reader, a connection 4 s for a sign of life, a
-ticket 5 s to be fetched, for which the server looks each 30 s. What they cost the server, until all of it is over, and what a client notices that counts meanwhile.
+ticket 5 s to be fetched, at which the server looks each 30 s. What they cost the server, until all of it is over, and what a client
+notices that counts meanwhile.
 
 """
     return [text + table(["a client that", "memory at most", "memory after", "processor", "over after", "count beside"], [row(*item) for item in figures["kinds"].items()])]

@@ -16,10 +16,9 @@ import harness
 import tables
 from lab import note
 from race import Heat, broken, mean, median, ratio
-from server import serving
 from statements import EIGHT, tpch_at
 
-from experiments.cold import changed, fresh_duckdb
+from experiments.cold import fresh_duckdb, fresh_updraft
 
 DEFAULTS = {"rows": [10**7], "scale": 1.0, "rounds": 3, "seconds": 0.0}
 LATENCY, BUCKET = "20ms", "s3://lake"
@@ -44,19 +43,6 @@ def store(address):
     """The settings of a server for that bucket."""
     values = {"url": BUCKET, "endpoint": address, "region": "us-east-1", "allow_http": "true", "anonymous": "true"}
     return tuple(f"catalog.stores.slow.{key}={value}" for key, value in values.items())
-
-
-@contextlib.contextmanager
-def fresh_updraft(name, arguments, data, folder, more=()):
-    """An Updraft over `data` that knows nothing before each query: no columns, and by a new time of change of the files in `folder` no
-    footers, statistics or plans."""
-    with serving(contenders.setup(arguments, data, more=more)) as server, contenders.updraft(server) as (contender,):
-
-        def before():
-            contenders.call(server, "/hot/clear")
-            changed(folder)
-
-        yield contenders.Contender(name, contender.query, before=before)
 
 
 def with_httpfs(db, address):
@@ -87,7 +73,7 @@ def raced(arguments, folder, statements):
     with contextlib.ExitStack() as stack:
         enter = stack.enter_context
         address, oracle = enter(bucket(folder)), enter(contenders.oracle(folder))
-        field = [enter(fresh_updraft("updraft", arguments, folder, folder)), enter(fresh_updraft("s3", arguments, BUCKET, folder, store(address)))]
+        field = [enter(fresh_updraft("updraft", arguments, folder)), enter(fresh_updraft("s3", arguments, folder, BUCKET, store(address)))]
         if (why := hindered(folder, address)) is None:
             field.append(enter(duckdb_from_s3(folder, address)))
         for statement in statements:
