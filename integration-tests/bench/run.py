@@ -48,7 +48,7 @@ def count(text):
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    several = {"all": "every experiment but `profiles`, in some 50 minutes", "smoke": "the part that CI runs: a minute or two, fails on a wrong answer or a crash, never on a time"}
+    several = {"all": "every experiment but `profiles`, in some 50 minutes", "smoke": "the part that CI runs: a few minutes, fails on a wrong answer or a crash, never on a time"}
     for name, text in {**EXPERIMENTS, **several}.items():
         c = commands.add_parser(name, help=text, description=text)
         c.add_argument("--rows", type=count, nargs="+", metavar="N", help="sizes of the table of ten columns, such as 1e5 1e6 [fits the experiment]")

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 import answers
+import lab
 import plots
 import race
 import raw
@@ -142,6 +143,11 @@ def test_a_raw_client_reads_frames_across_reads_and_answers_pings():
     there.close()
     with pytest.raises(raw.Gone):
         client.read()
+
+
+def test_programs_of_this_machine_are_not_written_down():
+    argv = ["--build", "release=/home/a", "--build=dist=/home/b", "--rounds", "3", "--binary", "/home/c", "--rows", "1e6"]
+    assert lab.given(argv) == ["--rounds", "3", "--rows", "1e6"]
 
 
 def test_tables_line_up_on_a_terminal():
