@@ -29,7 +29,7 @@ slt: ## run the .slt files, in process and over a socket
 torture: ## try to break the memory budget and measure it, 25 minutes (needs `make build`; ARGS="random --seed 7" runs one experiment)
 	integration-tests/torture/run.py $(or $(ARGS),all)
 
-bench: ## measure against DuckDB, DataFusion and other servers, 45 minutes (needs `make peers` for some of these, and `make build`; ARGS="eight --rows 1e6" runs one experiment)
+bench: ## measure against DuckDB, DataFusion and other servers, 50 minutes (needs `make peers` for some of these, and `make build`; ARGS="eight --rows 1e6" runs one experiment)
 	integration-tests/bench/run.py $(or $(ARGS),all)
 
 criterion: ## time the hot paths alone, 3 minutes once built (ARGS="--save-baseline before", then ARGS="--baseline before" compares)

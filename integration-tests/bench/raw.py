@@ -4,6 +4,7 @@ It reads frames but no headers, for which it would need HPACK: whether a call wa
 """
 
 import contextlib
+import ctypes
 import socket
 import struct
 
@@ -16,6 +17,8 @@ INITIAL_WINDOW_SIZE = 4
 WINDOW_MAX, WINDOW_DEFAULT = (1 << 31) - 1, 65_535
 CANCEL = 8
 SECONDS_MAX = 30
+# Linux's number, which Python has no name for, and a filter of one instruction: return 0, which is how much of a packet is kept.
+SO_ATTACH_FILTER, KEEP_NOTHING = 26, struct.pack("HBBI", 6, 0, 0, 0)
 
 
 def frame(kind, flags, stream, payload=b""):
@@ -33,14 +36,17 @@ class Gone(Exception):
 
 class Connection:
     """Takes as much as the server likes to send: what slows it down is its reader, not its window. With a smaller `window` it never
-    gives more than that, neither for a stream nor in all."""
+    gives more than that, neither for a stream nor in all. `tls` is an ssl.SSLContext."""
 
-    def __init__(self, server, receive_buffer=None, window=WINDOW_MAX):
+    def __init__(self, server, receive_buffer=None, window=WINDOW_MAX, tls=None):
         self.socket = socket.socket()
         if receive_buffer:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.settimeout(SECONDS_MAX)
         self.socket.connect((server.host, server.port))
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=server.host)
         self.authority, self.next, self.buffer = f"{server.host}:{server.port}", 1, b""
         self.send(PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, window)))
         if window > WINDOW_DEFAULT:
@@ -54,11 +60,12 @@ class Connection:
         except OSError as error:
             raise Gone from error
 
-    def request(self, method, message):
-        """The frames of one call, and its stream."""
+    def request(self, method, message, **headers):
+        """The frames of one call, and its stream. Headers are Updraft's own, without their prefix."""
         stream, self.next = self.next, self.next + 2
         path = f"/arrow.flight.protocol.FlightService/{method}"
         fields = {":method": "POST", ":scheme": "http", ":path": path, ":authority": self.authority, "content-type": "application/grpc", "te": "trailers"}
+        fields |= {f"x-updraft-{name}": str(value) for name, value in headers.items()}
         head = b"".join(header(name, value) for name, value in fields.items())
         body = b"\0" + struct.pack(">I", len(message)) + message
         return frame(HEADERS, END_HEADERS, stream, head) + frame(DATA, END_STREAM, stream, body), stream
@@ -87,9 +94,9 @@ class Connection:
         while self.read()[0] != SETTINGS:
             pass
 
-    def call(self, method, message):
-        """The messages of the answer, one after the other."""
-        frames, stream = self.request(method, message)
+    def answer(self, method, message, **headers):
+        """The messages of the answer, one after the other. None may be an empty answer or a refusal."""
+        frames, stream = self.request(method, message, **headers)
         self.send(frames)
         answer = b""
         while True:
@@ -103,19 +110,35 @@ class Connection:
             size = int.from_bytes(answer[1:5], "big")
             messages.append(answer[5 : 5 + size])
             answer = answer[5 + size :]
-        if not messages:
-            raise RuntimeError(f"{method} was refused")
         return messages
 
-    def ticket(self, sql):
-        """GetFlightInfo: the message that DoGet takes."""
+    def call(self, method, message, **headers):
+        """The messages of an answer that has some."""
+        if messages := self.answer(method, message, **headers):
+            return messages
+        raise RuntimeError(f"{method} was refused")
+
+    def ticket(self, sql, **headers):
+        """GetFlightInfo: the message that DoGet takes, for the first endpoint."""
         descriptor = fsql.message(f1=2, f2=fsql.any_("CommandStatementQuery", f1=sql))
-        (info,) = self.call("GetFlightInfo", descriptor)
+        (info,) = self.call("GetFlightInfo", descriptor, **headers)
         endpoint = fsql.parse(fsql.parse(info)[3][0])
         return endpoint[1][0]
 
     def query(self, sql):
         return self.call("DoGet", self.ticket(sql))
+
+    def begun(self, stream):
+        """Until the first bytes of an answer are there."""
+        while True:
+            kind, _, of, payload = self.read()
+            if (kind, of) == (DATA, stream) and payload:
+                return
+
+    def deafen(self):
+        """From now on no packet reaches this end or is acknowledged, as if its machine had lost the network."""
+        kept = ctypes.create_string_buffer(KEEP_NOTHING)
+        self.socket.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(kept)))
 
     def reset(self, stream):
         return frame(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))

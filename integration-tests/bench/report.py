@@ -30,7 +30,7 @@ what they have. Medians of interleaved runs, three in a row of each, after two t
 files, which are as pyarrow writes them: snappy, row groups of 1 Mi rows. Updraft's cache of results is off, unless a section says so.
 A number beside a time is how many times longer than Updraft that took: above 1, Updraft is faster.
 
-**Bold** reaches the aim, plain holds what must hold, *missed* says so.
+**Bold** reaches the aim, plain holds what must hold, *missed* says what part or multiple of that was measured.
 """
 
 
@@ -109,22 +109,25 @@ def tpch(_, figures):
 
 
 def growth(head, steps, memory):
-    """Statements down, steps across: first run and median of Updraft, the median of DuckDB over Parquet; then what `memory` says."""
+    """Statements down, steps across: median and first run of Updraft, and of DuckDB over Parquet; then what `memory` says."""
     rows = []
     for number, row in enumerate(next(iter(steps.values()))["rows"]):
-        line = [row["statement"]]
-        for of in steps.values():
-            found = of["rows"][number]["times"]
-            first, peer = found.get("updraft", {}).get("first_ms"), median(of["rows"][number], "duckdb-parquet")
-            line.append(f"{cell(of['rows'][number], 'updraft')}, first {time_of(first)}" + (f"; DuckDB {time_of(peer)}" if peer else "") if first else cell(of["rows"][number], "updraft"))
-        rows.append(line)
+        times = [of["rows"][number] for of in steps.values()]
+        both = lambda row: with_first(row, "updraft") + (f"; DuckDB {with_first(row, 'duckdb-parquet')}" if median(row, "duckdb-parquet") else "")  # noqa: E731
+        rows.append([row["statement"], *map(both, times)])
     rows += [[what, *(value(of) for of in steps.values())] for what, value in memory.items()]
     return table([head, *steps], rows)
 
 
+def with_first(row, name):
+    """A contender's median and first run; or why it has none."""
+    value = median(row, name)
+    return f"{time_of(value)}, first {time_of(row['times'][name]['first_ms'])}" if value else cell(row, name)
+
+
 def rows(_, figures):
     memory = {"on disk": lambda of: mib(of["file_bytes"]), "in the cache": held, "peak of the server": lambda of: mib(of["rss_peak"])}
-    text = "## Growth with the number of rows\n\nThe median, and the first run, which reads the files (the kernel holds their pages); then DuckDB over the same files.\n\n"
+    text = "## Growth with the number of rows\n\nThe median, and the first run, which reads the files (the kernel holds their pages); then those of DuckDB over the same files.\n\n"
     return [text + growth("rows", figures["sizes"], memory)]
 
 

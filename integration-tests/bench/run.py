@@ -31,11 +31,12 @@ EXPERIMENTS = {
     "repeated": "the cache of results, which all else runs without",
     "wire": "throughput of large results, against pyarrow's C++ Flight server and stock arrow-flight",
     "cold": "the eight queries and TPC-H with all caches empty, against DuckDB over Parquet",
-    "s3": "TPC-H from a slow object store, against local files",
+    "s3": "TPC-H and the eight queries from a slow object store, against local files",
     "latency": "SELECT 1 over Flight and ADBC, against a C++ server with a fixed table and ROAPI",
     "clients": "small queries by 1 to 64 clients, against other servers",
     "connections": "what idle connections and statements cost, and what busy clients do to each other",
     "misuse": "clients that misbehave: what they cost, and what others notice",
+    "profiles": "builds of the server against each other: the eight queries and large results",
 }
 
 
@@ -47,7 +48,7 @@ def count(text):
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    several = {"all": "every experiment, in some 45 minutes", "smoke": "the part that CI runs: a minute or two, fails on a wrong answer or a crash, never on a time"}
+    several = {"all": "every experiment but `profiles`, in some 50 minutes", "smoke": "the part that CI runs: a few minutes, fails on a wrong answer or a crash, never on a time"}
     for name, text in {**EXPERIMENTS, **several}.items():
         c = commands.add_parser(name, help=text, description=text)
         c.add_argument("--rows", type=count, nargs="+", metavar="N", help="sizes of the table of ten columns, such as 1e5 1e6 [fits the experiment]")
@@ -58,6 +59,7 @@ def parser():
         c.add_argument("--queries", type=int, help="how many queries, or statements that are prepared or planned [fits the experiment]")
         c.add_argument("--pages", nargs="+", choices=("warm", "dropped"), help="cold: whether the kernel holds the files, or has to read them too [both]")
         c.add_argument("--clients", type=count, nargs="+", metavar="N", help="how many at once; connections: idle, busy and streaming ones [fits the experiment]")
+        c.add_argument("--build", action="append", default=[], metavar="NAME=PATH", help="profiles: a build of the server, the first of which the others are held against")
         c.add_argument("--only", nargs="+", choices=list(contenders.NAMES), default=list(contenders.NAMES), metavar="NAME", help=f"of {', '.join(contenders.NAMES)} [all]")
         c.add_argument("--seed", type=int, default=1, help="the order in which the contenders run, and the skewed load, follow from it [1]")
         c.add_argument("--budget", type=size, help="engine.memory_limit [fits the experiment]")

@@ -39,7 +39,7 @@ class Target:
         value, where = found
         level, words = self.level(value), self.form(value) + (f" ({where})" if where else "")
         if level == "missed":
-            return f"*missed* by {percent(abs(value / self.must - 1))}: {words}"
+            return f"*missed*, {value / self.must:.2f} x must: {words}"
         return f"**{words}**" if level == "aim" else words
 
 
@@ -79,27 +79,35 @@ def kib(value):
 
 
 def throughput(shape):
-    """One stream, against the C++ server with the same size of batches that it is fastest with."""
+    """One stream, against the C++ server with batches of the size that it is fastest with here."""
 
     def figure(figures):
         of = figures["shapes"][shape]["ways"]["1 streams"]
-        if "updraft" not in of or "arrow-64k" not in of:
+        peers = {size: of[f"arrow-{size}"]["p50"] for size in ("64k", "8k") if f"arrow-{size}" in of}
+        if not peers or "updraft" not in of:
             return None
-        ours, theirs = of["updraft"]["p50"], of["arrow-64k"]["p50"]
-        return ours / theirs, f"{ours:.2f} GB/s against {theirs:.2f} GB/s"
+        best, ours = max(peers, key=peers.get), of["updraft"]["p50"]
+        return ours / peers[best], f"{ours:.2f} GB/s against {peers[best]:.2f} GB/s by batches of {best} rows"
 
     return figure
 
 
+def processor_ratio(found):
+    """Updraft's processor time for a GB against that of stock arrow-flight with batches of 64k rows; None if either has none."""
+    ours, theirs = (found.get(name, {}).get("cpu_s_per_gb") for name in ("updraft", "stock-64k"))
+    return ours / theirs if ours and theirs else None
+
+
 def processor(figures):
     """The worse of both shapes, one stream."""
-    found = []
-    for shape, of in figures["shapes"].items():
-        one = of["ways"]["1 streams"]
-        if "stock-64k" in one and one["stock-64k"]["cpu_s_per_gb"]:
-            ours, theirs = one["updraft"]["cpu_s_per_gb"], one["stock-64k"]["cpu_s_per_gb"]
-            found.append((ours / theirs, f"{shape}: {ours:.2f} s against {theirs:.2f} s"))
-    return max(found, default=None)
+    each = {shape: of["ways"]["1 streams"] for shape, of in figures["shapes"].items()}
+    ratios = {shape: ratio for shape, found in each.items() if (ratio := processor_ratio(found))}
+    if not ratios:
+        return None
+    worst = max(ratios, key=ratios.get)
+    ours, theirs = (each[worst][name]["cpu_s_per_gb"] for name in ("updraft", "stock-64k"))
+    others = "".join(f"; {shape}: {ratio:.2f}" for shape, ratio in ratios.items() if shape != worst)
+    return ratios[worst], f"{worst}: {ours:.2f} s against {theirs:.2f} s{others}"
 
 
 def cold_total(figures):

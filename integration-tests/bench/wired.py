@@ -1,7 +1,9 @@
 """The sections of docs/performance.md on the wire, on cold files and on many clients."""
 
-from cells import others, races, time_of
-from lab import mib, table
+from cells import cell, others, races, time_of
+from lab import mib, percentile, table
+from race import median
+from targets import processor_ratio
 
 NAMES = {
     "updraft": "Updraft",
@@ -14,6 +16,10 @@ NAMES = {
     "plain-sql": "datafusion-flight-sql-server",
     "duckdb-flight": "DuckDB by Flight",
 }
+
+
+# Who reads what of an object store, in the order of the columns.
+STORED = {"updraft": "Updraft, local", "s3": "Updraft, S3", "duckdb-s3": "DuckDB, S3"}
 
 
 def named(found):
@@ -35,11 +41,13 @@ of processor the server takes for a GB.
         cell = lambda found: f"{found['p50']:.2f} GB/s, {found['cpu_s_per_gb']:.2f} s" if found else "-"  # noqa: E731
         lines = [[way, *(cell(found.get(name)) for name in names)] for way, found in of["ways"].items()]
         parts.append(f"### {shape[0].upper()}{shape[1:]}, {of['bytes'] / 1e6:,.0f} MB\n\n" + table(["", *(NAMES[name] for name in names)], lines))
+        ratios = ", ".join(f"{ratio:.2f} by {way}" for way, found in of["ways"].items() if (ratio := processor_ratio(found)))
+        parts += [f"Processor time for a GB, Updraft's / arrow-flight's with batches of 64k rows: {ratios}.\n"] if ratios else []
     return [*parts, missing(figures)]
 
 
 def missing(figures):
-    return "".join(f"{NAMES.get(name, name)} is missing: {why}.\n" for name, why in figures["absent"].items())
+    return "".join(f"{NAMES.get(name) or STORED.get(name, name)} is missing: {why}.\n" for name, why in figures["absent"].items())
 
 
 def cold(_, figures):
@@ -62,20 +70,31 @@ cache, then without.
     return parts
 
 
+def from_store(rows, what, last):
+    """A table of statements from local files and from an object store. `last` is the cell of the store in a last line, which says `what`."""
+    names = [name for name in STORED if any(name in row["times"] for row in rows)]
+    asked = lambda row: [f"{row['asked']['requests']:,}", f"{row['asked']['bytes'] / 1e6:,.1f} MB"] if row["asked"] else ["-", "-"]  # noqa: E731
+    lines = [[row["statement"], *(cell(row, name) for name in names), *asked(row)] for row in rows]
+    lines.append([f"*{what}*", *(last.get(name, "") for name in names), "", ""])
+    longer = sorted(median(row, "s3") - median(row, "updraft") for row in rows if median(row, "s3") and median(row, "updraft"))
+    text = f"Longer from the store by {time_of(percentile(longer, 0.5))} (median; {time_of(longer[0])} to {time_of(longer[-1])}).\n" if longer else ""
+    return table(["", *(STORED[name] for name in names), "requests", "read"], lines) + "\n" + text
+
+
 def s3(_, figures):
-    from_store = lambda row: row["times"].get("s3", {}).get("p50_ms")  # noqa: E731
-    local = lambda row: row["times"].get("updraft", {}).get("p50_ms")  # noqa: E731
-    shown = lambda value: time_of(value) if value else "-"  # noqa: E731
-    lines = [[row["statement"], shown(local(row)), shown(from_store(row)), f"{row['asked']['requests']:,}" if row["asked"] else "-"] for row in figures["rows"]]
     totals = figures["totals"]
-    lines.append(["*total*", shown(totals["local_ms"]), shown(totals["s3_ms"]) + (f" ({totals['ratio']:.2f})" if totals["ratio"] else ""), ""])
-    text = f"""## TPC-H from an object store
+    both = {"updraft": time_of(totals["local_ms"]), "s3": f"{time_of(totals['s3_ms'])} ({totals['ratio']:.2f})"} if totals["ratio"] else {}
+    parts = [
+        f"""## From an object store
 
-Scale {figures["scale"]:g}, from local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. Nothing
-of the files is known or held at any run.
-
-"""
-    return [text + table(["", "local", "S3", "requests"], lines)]
+From local files and from an S3 server on the loopback that answers each request {figures["latency"]} later. Nothing of the files is known
+or held at any run. A number beside a time is how many times longer than from local files that took.
+""",
+        f"### TPC-H at scale {figures['scale']:g}\n\n" + from_store(figures["rows"], "total", both),
+    ]
+    if of := figures.get("eight"):
+        parts.append(f"### Eight queries, {of['size']:,} rows\n\n" + from_store(of["rows"], "geometric mean", {"s3": f"{of['mean']:.2f}"} if of["mean"] else {}))
+    return [*parts, missing({"absent": figures.get("absent", {})})]
 
 
 def latency(_, figures):
@@ -105,24 +124,36 @@ def kib(count):
     return f"{count / 1024:.1f} KiB"
 
 
+def streaming(of, how):
+    """The line of one that counts beside many that stream."""
+    count, half = of["count"], of.get("half")
+    words = [f"p50 {time_of(count['p50_ms'])}, p99 {time_of(count['p99_ms'])}", f"all sent in {of['seconds']:.1f} s, {mib(of['peak'] - of['before'])} more memory"]
+    words += [f"with half of all sent, of {mib(of['bytes'])} each has {mib(half['p50'])} ({mib(half['min'])} to {mib(half['max'])})"] if half else []
+    return [f"one counts, {of['clients']} stream{how}", "; ".join(words)]
+
+
+def began(times):
+    """How long a client takes that begins."""
+    lines = [[kind, time_of(of["p50_ms"]), time_of(of["p99_ms"])] for kind, of in times.items()]
+    return ["What a client waits for that begins, one after the other.\n\n" + table(["", "p50", "p99"], lines)] if lines else []
+
+
 def connections(_, figures):
     memory = [[f"a connection, {kind}", kib(count)] for kind, count in figures["idle"].items()]
     memory += [[f"a prepared statement, {kind}", kib(count)] for kind, count in figures["prepared"].items()]
-    crowd, each, streams = figures["crowd"], figures["fairness"], figures["streams"]
+    crowd, each = figures["crowd"], figures["fairness"]
     together, count = each["together"], each["count alone"]["count"]
     lines = [
         ["one counts, alone", f"p50 {time_of(count['p50_ms'])}, p99 {time_of(count['p99_ms'])}"],
         ["one streams, alone", f"{each['stream alone']['stream']['mb_per_second']:,.0f} MB/s"],
         ["both together", f"p50 {time_of(together['count']['p50_ms'])}, p99 {time_of(together['count']['p99_ms'])}; {together['stream']['mb_per_second']:,.0f} MB/s"],
-        [
-            f"one counts, {streams['clients']} stream",
-            f"p50 {time_of(streams['count']['p50_ms'])}, p99 {time_of(streams['count']['p99_ms'])}; all sent in {streams['seconds']:.1f} s, {mib(streams['peak'] - streams['before'])} more memory",
-        ],
+        *(streaming(figures[key], how) for key, how in {"streams": " as they are let in", "at once": ", all let in at once"}.items() if key in figures),
     ]
     if "absent" not in crowd:
         lines += [[f"{figures['busy']} busy clients, {of['idle']:,} idle", f"{of['per_second']:,.0f} queries/s, p99 {us(of['all']['p99_us'])}, {of['errors']} errors"] for of in crowd.values()]
     return [
         f"## Idle and busy clients\n\nThe server's resident memory, over {figures['held']:,} connections and {figures['statements']:,} statements.\n\n" + table(["", "memory"], memory),
+        *began(figures.get("times", {})),
         f"What clients do to each other, over {figures['rows']:,} hot rows.\n\n" + table(["", "measured"], lines),
         f"Busy clients were not measured: {crowd['absent']}.\n" if "absent" in crowd else "",
     ]
@@ -139,11 +170,36 @@ def misuse(_, figures):
     ]
     text = f"""## Clients that misbehave
 
-{figures["clients"]} of each kind at once that ask for {figures["rows"]:,} rows; a result may wait 3 s for its reader, a connection 4 s for a sign of life. What
-they cost the server, until all of it is over, and what a client notices that counts meanwhile.
+{figures["clients"]} of each kind at once that ask for {figures["rows"]:,} rows; a result may wait 3 s for its reader, a connection 4 s for a sign of life, a
+ticket 5 s to be fetched, at which the server looks each 30 s. What they cost the server, until all of it is over, and what a client
+notices that counts meanwhile.
 
 """
     return [text + table(["a client that", "memory at most", "memory after", "processor", "over after", "count beside"], [row(*item) for item in figures["kinds"].items()])]
 
 
-SECTIONS = {"wire": wire, "cold": cold, "s3": s3, "latency": latency, "clients": clients, "connections": connections, "misuse": misuse}
+def profiles(_, figures):
+    names, first = list(figures["sizes"]), figures["first"]
+
+    def line(what, values, form):
+        """A figure of each build; behind it, what part or multiple it is of the first's."""
+        base = values[first]
+        against = lambda name: f" ({values[name] / base:.2f})" if base and name != first else ""  # noqa: E731
+        return [what, *(form(values[name]) + against(name) if values[name] else "-" for name in names)]
+
+    lines = [line(row["statement"], {name: median(row, name) for name in names}, time_of) for row in figures["queries"]["rows"]]
+    lines.append(["*geometric mean*", *("" if name == first else f"({figures['means'][name]:.2f})" for name in names)])
+    for shape, of in figures["streams"].items():
+        lines.append(line(f"{shape}, one stream", {name: of[name]["p50"] for name in names}, "{:.2f} GB/s".format))
+        lines.append(line("processor time for a GB of it", {name: of[name]["cpu_s_per_gb"] for name in names}, "{:.2f} s".format))
+    lines.append(line("size of the program", figures["sizes"], mib))
+    text = f"""## Build profiles
+
+The same server, built in several ways (`integration-tests/bench/README.md` says how), over {figures["rows"]:,} hot rows, taking turns. In
+brackets what part or multiple of the first's a figure is.
+
+"""
+    return [text + table(["", *names], lines), others(figures["queries"])]
+
+
+SECTIONS = {"wire": wire, "cold": cold, "s3": s3, "latency": latency, "clients": clients, "connections": connections, "misuse": misuse, "profiles": profiles}

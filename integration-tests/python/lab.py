@@ -102,12 +102,12 @@ def kept(result, path):
 
 
 def given(argv):
-    """The arguments as they were given, without those that only mean something on this machine."""
+    """The arguments as they were given, without those that only mean something on this machine: programs."""
     kept, skip = [], False
     for word in argv:
-        if skip or word.startswith("--binary="):
+        if skip or word.startswith(("--binary=", "--build=")):
             skip = False
-        elif word == "--binary":
+        elif word in ("--binary", "--build"):
             skip = True
         else:
             kept.append(word)

@@ -37,6 +37,8 @@ class Manners:
     # Of the requests, so many take `slow_latency` instead.
     slow_fraction: float = 0.0
     slow_latency: float = 1.0
+    # So many of the next reads of objects take `slow_latency` whatever chance says, but not when they are asked again.
+    slow_next: float = 0.0
     # Of the requests, so many fail: a third each with 503, with a reset, and with a reset in the middle of the body.
     fail_fraction: float = 0.0
     # Bytes per second of one connection; 0 = as fast as it goes.
@@ -118,7 +120,7 @@ class Server:
 
     def __init__(self, folder, manners, seed=1):
         self.bucket, self.manners, self.counts = Bucket(folder), manners, Counts()
-        self.random, self.now = random.Random(seed), 0
+        self.random, self.now, self.hung = random.Random(seed), 0, set()
 
     async def connection(self, reader, writer):
         self.counts.connections += 1
@@ -146,6 +148,9 @@ class Server:
         try:
             manners, chance = self.manners, self.random.random
             slow = chance() < manners.slow_fraction
+            if method == "GET" and key and manners.slow_next >= 1 and (part := (key, headers.get("range"))) not in self.hung:
+                slow, manners.slow_next = True, manners.slow_next - 1
+                self.hung.add(part)
             fails = int(chance() * 3) if chance() < manners.fail_fraction else None
             self.counts.slowed += slow
             self.counts.failed += fails is not None
@@ -278,7 +283,7 @@ def main():
     p.add_argument("--fail-fraction", type=float, default=0.0, help="of the requests end in 503 or a reset [0]")
     p.add_argument("--rate", type=float, default=0.0, help="bytes per second of one connection [no limit]")
     a = p.parse_args()
-    manners = Manners(a.latency, a.slow_fraction, a.slow_latency, a.fail_fraction, a.rate)
+    manners = Manners(latency=a.latency, slow_fraction=a.slow_fraction, slow_latency=a.slow_latency, fail_fraction=a.fail_fraction, rate=a.rate)
     with contextlib.suppress(KeyboardInterrupt):
         asyncio.run(serve(a.folder, manners, a.port, lambda address: print("listening on", address, flush=True)))
 

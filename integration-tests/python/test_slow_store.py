@@ -1,6 +1,7 @@
 """An object store that is slow, or fails now and then: the answers are right, and the requests few."""
 
 import contextlib
+import time
 
 import pyarrow as pa
 import pyarrow.csv
@@ -82,6 +83,25 @@ def test_few_requests_at_the_same_time_and_no_byte_twice(lake, tmp_path):
         assert counts["bytes"] <= size + (256 << 10), counts
         assert counts["together"] >= 4, counts
         assert one(client, sql)[:3] == expected
+
+
+def test_reads_that_hang_are_sent_again(lake, tmp_path):
+    hangs, sql, expected = 3, *MANY
+    with reading(lake, tmp_path, ["hot.memory_limit=0B", "catalog.stores.slow.hedge_after=1s"], slow_latency=25) as (client, store):
+        # One read of 20 may be sent twice: it takes some until three may.
+        for _ in range(4):
+            store.ask("reset")
+            assert one(client, sql)[:3] == expected
+        quiet = store.ask("counts")["get"]
+        store.ask("reset")
+        store.ask("set", slow_next=hangs)
+        started = time.monotonic()
+        assert one(client, sql)[:3] == expected
+        took, counts = time.monotonic() - started, store.ask("counts")
+        assert took < 10, f"{took:.1f} s: it waited for those that hang"
+        # Those that hang were not answered; all else was.
+        assert counts["slowed"] == hangs, counts
+        assert quiet <= counts["get"] <= quiet + hangs, (quiet, counts)
 
 
 def test_a_store_that_fails_for_good_is_said_to_be_away(lake, tmp_path):

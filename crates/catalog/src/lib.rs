@@ -10,8 +10,8 @@
 //! - `config`: the settings of section `catalog`; `types`: type names in them
 //! - `stores`: locations and clients; `files`: listing; `discover`: which tables are below a root (the rule is there)
 //! - `definition`: a table's files now; `formats`: names to formats; `partitions`: columns from `key=value` folders
-//! - `snapshot`: files to schema and statistics; `schema`: the union of their columns; `cache`: what is known of files,
-//!   `metadata`: how much of that
+//! - `snapshot`: files to schema and statistics; `facts`: what each of them tells; `schema`: the union of their columns;
+//!   `cache`: what is known of files, `metadata`: how much of that
 //! - `stored`: how large the parts of a table are
 //! - `remote`: reads of object stores: `ranges` says by which requests, `requests` when and how often, `ahead` what
 //!   before it is needed, `follow` for a scan that does not say what that is
@@ -26,6 +26,7 @@ mod config;
 mod definition;
 mod discover;
 mod error;
+mod facts;
 mod files;
 mod follow;
 mod footers;

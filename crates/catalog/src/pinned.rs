@@ -56,6 +56,12 @@ impl PinnedFile {
         self.root.display(&self.id.entry.rel)
     }
 
+    /// Its name, without folders.
+    pub(crate) fn name(&self) -> &str {
+        let entry = &self.id.entry;
+        if entry.rel.is_empty() { self.root.name() } else { entry.name() }
+    }
+
     /// Whether `range` is a part of it.
     fn has(&self, range: &Range<u64>) -> bool {
         range.start <= range.end && range.end <= self.id.entry.size

@@ -10,24 +10,20 @@ use datafusion::catalog::TableProvider;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::parquet::metadata::DFParquetMetadata;
-use datafusion::datasource::physical_plan::parquet::transform_schema_to_view;
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::parquet::arrow::parquet_to_arrow_schema;
-use datafusion::parquet::file::metadata::PageIndexPolicy;
-use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectMeta;
 use object_store::path::Path;
 use tokio::runtime::Handle;
-use updraft_hot::{Bounds, Segments};
+use updraft_hot::Segments;
 
 use crate::ahead::Room;
 use crate::cache::Cache;
 use crate::config::{Compression, Format, TableConfig};
 use crate::definition::{Definition, Member};
 use crate::error::Error;
+use crate::facts::{self, Facts, Look, bytes_of_file};
 use crate::files::join;
 use crate::footers::{Footers, Readers};
 use crate::formats::{FileName, Text, split_compression};
@@ -36,7 +32,7 @@ use crate::pinned::{FileId, PinnedFile, PinnedStore, Registry};
 use crate::source::{Layout, Shared};
 use crate::stored::Stored;
 use crate::table::FilesTable;
-use crate::{hot, schema, text, types};
+use crate::{hot, schema, types};
 
 /// Files whose beginnings or footers are read at the same time for one table.
 const READS_MAX: usize = 32;
@@ -141,21 +137,6 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// What is known about one file, however its table is queried.
-#[derive(Debug)]
-pub(crate) struct Facts {
-    schema: SchemaRef,
-    quoted_newlines: bool,
-    /// Over the columns of `schema`.
-    statistics: Option<Statistics>,
-    /// Over the columns of `schema`.
-    stored: Stored,
-    /// Rows of each row group; Parquet only.
-    row_groups: Arc<[u64]>,
-    /// What is known of the values in each row group; Parquet only, when the cache of hot columns is on.
-    bounds: Option<Arc<Bounds>>,
-}
-
 /// What snapshots are made with; shared by all tables.
 #[derive(Debug)]
 pub(crate) struct Workshop {
@@ -183,7 +164,7 @@ pub(crate) fn id_of(definition: &Definition, members: &[Member]) -> SnapshotId {
 impl Workshop {
     /// Pins `members` and finds out what is in them, as far as that is not known from before.
     pub(crate) async fn snapshot(
-        &self,
+        self: &Arc<Self>,
         definition: &Definition,
         format: Format,
         members: Vec<Member>,
@@ -207,7 +188,8 @@ impl Workshop {
             files.push((path, file));
         }
         let store = PinnedStore::new(table.clone(), pinned, self.io.clone(), &self.room, &self.registry);
-        let facts = self.facts(&store, &files, format, config, &text, reads_max.clamp(1, READS_MAX)).await?;
+        let look = Look::new(self.clone(), store.clone(), format, config.clone(), text.clone());
+        let facts = facts::of(&Arc::new(look), &files, reads_max.clamp(1, READS_MAX)).await?;
 
         let paths: Vec<&str> = members.iter().map(|member| member.path.as_str()).collect();
         let partitions = Partitions::new(&paths, &config.partition_columns).map_err(invalid)?;
@@ -229,7 +211,7 @@ impl Workshop {
         let readers = Readers { store: store.clone(), footers: self.footers.clone() };
         for (((path, file), facts), values) in files.iter().zip(&facts).zip(partitions.values.iter()) {
             let mut scan = PartitionedFile::new_from_meta(meta(path, file));
-            scan.statistics = Some(Arc::new(interned.statistics(facts, file.id.entry.size, &file_schema, values)));
+            scan.statistics = Some(interned.statistics(facts, file.id.entry.size, &file_schema, values));
             scan.partition_values = values.clone();
             stored.add(&facts.stored, interned.places(facts, &file_schema));
             if format != Format::Parquet {
@@ -278,101 +260,6 @@ impl Workshop {
         Ok(Snapshot { inner: Arc::new(inner) })
     }
 
-    /// What is known about each file, in their order.
-    async fn facts(
-        &self,
-        store: &Arc<PinnedStore>,
-        files: &[(Path, Arc<PinnedFile>)],
-        format: Format,
-        config: &TableConfig,
-        text: &Text,
-        reads_max: usize,
-    ) -> Result<Vec<Arc<Facts>>, Error> {
-        let mut options = DefaultHasher::new();
-        (format, config).hash(&mut options);
-        let options = options.finish();
-        let known: Vec<_> = files.iter().map(|(_, file)| self.facts.get(&(file.id.clone(), options))).collect();
-        let reads = files.iter().zip(known).map(|((path, file), known)| async move {
-            if let Some(known) = known {
-                return Ok(known);
-            }
-            let facts = self
-                .look(store, path, file, format, config, text)
-                .await
-                .map_err(|e| Error::reading(store.table(), &file.display(), String::new(), e))?;
-            let facts = Arc::new(facts);
-            // Roughly what a field and the statistics of a column take.
-            let bounds = facts.bounds.as_ref().map_or(0, |bounds| bounds.bytes());
-            let weight = 512 + facts.schema.fields().len() * 512 + facts.row_groups.len() * size_of::<u64>() + bounds;
-            self.facts.insert((file.id.clone(), options), facts.clone(), weight);
-            Ok(facts)
-        });
-        // Collected first: a lazy chain of borrowing futures is more than the compiler can prove to be `Send`.
-        let reads: Vec<_> = reads.collect();
-        futures::stream::iter(reads).buffered(reads_max).try_collect().await
-    }
-
-    /// Reads the footer of a file, or its beginning.
-    async fn look(
-        &self,
-        store: &Arc<PinnedStore>,
-        path: &Path,
-        file: &Arc<PinnedFile>,
-        format: Format,
-        config: &TableConfig,
-        text: &Text,
-    ) -> DfResult<Facts> {
-        let meta = meta(path, file);
-        let plain = |schema: SchemaRef, stored| Facts {
-            schema,
-            quoted_newlines: false,
-            statistics: None,
-            stored,
-            row_groups: Arc::default(),
-            bounds: None,
-        };
-        match format {
-            Format::Parquet => {
-                let footer = self.footers.get(store, &meta, PageIndexPolicy::Skip, None).await?;
-                let file = footer.file_metadata();
-                let schema = parquet_to_arrow_schema(file.schema_descr(), file.key_value_metadata())?;
-                // The writer's notes on the schema differ from file to file and say nothing about the columns.
-                let schema = transform_schema_to_view(&schema.with_metadata(HashMap::new()));
-                let schema = Arc::new(schema);
-                let statistics = DFParquetMetadata::statistics_from_parquet_metadata(&footer, &schema)?;
-                let stored = Stored::parquet(meta.size, &footer, &schema);
-                let row_groups = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0));
-                let row_groups = row_groups.collect();
-                let bounds = self.hot.as_ref().map(|_| Arc::new(Bounds::of(&footer, &schema)));
-                Ok(Facts { schema, quoted_newlines: false, statistics: Some(statistics), stored, row_groups, bounds })
-            }
-            Format::Csv | Format::Json => {
-                let compression = compression(config, file);
-                let name = file_name(file);
-                let guess = text::guess(store, path, name, format, compression, text).await?;
-                let schema = match format {
-                    Format::Csv if !text.header && !config.columns.is_empty() => by_place(&guess.schema, config),
-                    _ => guess.schema,
-                };
-                let stored = Stored { packed: compression != Compression::None, ..Stored::file(meta.size) };
-                Ok(Facts {
-                    quoted_newlines: guess.quoted_newlines,
-                    stored,
-                    ..plain(Arc::new(schema), Stored::default())
-                })
-            }
-            Format::Arrow => {
-                let (schema, stored) = crate::ipc::look(store, path, meta.size).await?;
-                Ok(plain(schema, Stored { packed: true, ..stored }))
-            }
-            Format::Avro => {
-                let store = store.clone() as Arc<dyn object_store::ObjectStore>;
-                let schema = crate::avro::schema(&store, path).await?;
-                Ok(plain(schema, Stored { packed: true, ..Stored::file(meta.size) }))
-            }
-        }
-    }
-
     fn file_schema(
         &self,
         table: &str,
@@ -410,7 +297,7 @@ fn exposed(member: &Member, several_roots: bool) -> Path {
     join(&base, rel)
 }
 
-fn meta(path: &Path, file: &PinnedFile) -> ObjectMeta {
+pub(crate) fn meta(path: &Path, file: &PinnedFile) -> ObjectMeta {
     let entry = &file.id.entry;
     ObjectMeta {
         location: path.clone(),
@@ -421,24 +308,10 @@ fn meta(path: &Path, file: &PinnedFile) -> ObjectMeta {
     }
 }
 
-fn file_name(file: &PinnedFile) -> &str {
-    let entry = &file.id.entry;
-    if entry.rel.is_empty() { file.root.name() } else { entry.name() }
-}
-
-fn compression(config: &TableConfig, file: &PinnedFile) -> Compression {
-    let name = file_name(file);
+pub(crate) fn compression(config: &TableConfig, file: &PinnedFile) -> Compression {
+    let name = file.name();
     let of_name = || FileName::parse(name).map_or_else(|| split_compression(name).1, |name| name.compression);
     config.compression.unwrap_or_else(of_name)
-}
-
-/// A file without a header line: the declared columns, in their order, as far as the file has columns.
-fn by_place(schema: &Schema, config: &TableConfig) -> Schema {
-    let fields = schema.fields().iter().enumerate().map(|(at, field)| match config.columns.get(at) {
-        Some(column) => field.as_ref().clone().with_name(&column.name),
-        None => field.as_ref().clone(),
-    });
-    Schema::new(fields.collect::<Vec<_>>())
 }
 
 /// Statistics over all `files`.
@@ -459,6 +332,8 @@ fn partition_rows(partitions: &Partitions) -> DfResult<Option<RecordBatch>> {
 #[derive(Default)]
 struct Layouts {
     schemas: HashSet<SchemaRef>,
+    /// The schema of the last file, and the one that stands for it: to hash one takes longer than all else.
+    last: Option<(SchemaRef, SchemaRef)>,
     layouts: HashMap<(usize, Compression), Arc<Layout>>,
     /// For each schema, where the table's columns are in it; by its address.
     places: HashMap<usize, Vec<Option<usize>>>,
@@ -468,13 +343,16 @@ struct Layouts {
 
 impl Layouts {
     fn schema(&mut self, schema: &SchemaRef) -> SchemaRef {
-        match self.schemas.get(schema.as_ref()) {
-            Some(known) => known.clone(),
-            None => {
-                self.schemas.insert(schema.clone());
-                schema.clone()
-            }
+        if let Some((last, known)) = &self.last
+            && Arc::ptr_eq(last, schema)
+        {
+            return known.clone();
         }
+        let known = self.schemas.get(schema.as_ref()).unwrap_or(schema).clone();
+        // Does nothing when it is there.
+        self.schemas.insert(known.clone());
+        self.last = Some((schema.clone(), known.clone()));
+        known
     }
 
     fn layout(&mut self, facts: &Facts, compression: Compression) -> Arc<Layout> {
@@ -499,23 +377,30 @@ impl Layouts {
         self.columns.entry(Arc::as_ptr(&physical) as usize).or_insert_with(|| columns.into()).clone()
     }
 
-    /// Statistics of one file over the table's columns.
-    fn statistics(&mut self, facts: &Facts, size: u64, table: &SchemaRef, partition: &[ScalarValue]) -> Statistics {
+    /// Statistics of one file over the table's columns: its own, when it has just those.
+    fn statistics(
+        &mut self,
+        facts: &Facts,
+        size: u64,
+        table: &SchemaRef,
+        partition: &[ScalarValue],
+    ) -> Arc<Statistics> {
         let physical = &facts.schema;
         let places = self.places(facts, table);
         let known = facts.statistics.as_ref();
+        let is_alike = |at: usize, field: &Field| physical.field(at).data_type() == field.data_type();
+        let mut columns = table.fields().iter().zip(places).enumerate();
+        if let Some(known) = known
+            && partition.is_empty()
+            && known.column_statistics.len() == places.len()
+            && columns.all(|(at, (field, place))| *place == Some(at) && is_alike(at, field))
+        {
+            return known.clone();
+        }
         let rows = known.map_or(Precision::Absent, |known| known.num_rows);
         let file_columns = table.fields().iter().zip(places).map(|(field, place)| match (place, known) {
             // Nothing is known of a value that is cast when it is read.
-            (Some(at), Some(known)) if physical.field(*at).data_type() == field.data_type() => {
-                let mut column = known.column_statistics[*at].clone();
-                if field.data_type().is_floating() {
-                    // Writers leave NaN out, and take one zero for the other: none of it says what a query would see.
-                    column.min_value = column.min_value.to_inexact();
-                    column.max_value = column.max_value.to_inexact();
-                }
-                column
-            }
+            (Some(at), Some(known)) if is_alike(*at, field) => known.column_statistics[*at].clone(),
             (None, _) => ColumnStatistics::new_unknown().with_null_count(rows),
             _ => ColumnStatistics::new_unknown(),
         });
@@ -526,14 +411,10 @@ impl Layouts {
                 .with_min_value(Precision::Exact(value.clone()))
                 .with_max_value(Precision::Exact(value.clone())),
         });
-        let bytes = known.map_or(Precision::Absent, |known| known.total_byte_size);
-        Statistics {
+        Arc::new(Statistics {
             num_rows: rows,
-            total_byte_size: match bytes {
-                Precision::Absent => Precision::Inexact(usize::try_from(size).unwrap_or(usize::MAX)),
-                known => known,
-            },
+            total_byte_size: known.map_or_else(|| bytes_of_file(size), |known| known.total_byte_size),
             column_statistics: file_columns.chain(partition_columns).collect(),
-        }
+        })
     }
 }

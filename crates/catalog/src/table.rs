@@ -18,7 +18,7 @@ use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use updraft_hot::HotSource;
+use updraft_hot::{HotSource, pays_late};
 
 use crate::config::Format;
 use crate::footers::Readers;
@@ -70,13 +70,24 @@ impl FilesTable {
         Ok(Some(kept).filter(|kept| kept.len() < self.snapshot.files.len()))
     }
 
-    fn source(&self, session: &dyn Session) -> Arc<dyn FileSource> {
+    /// Whether files are read with `filters` in the reader, by a scan that does not decide that for itself; the settings may
+    /// ask for it for all queries.
+    fn is_late(&self, session: &dyn Session, columns: &[usize], filters: &[&Expr], all: &Statistics) -> DfResult<bool> {
+        let schema = self.schema();
+        let of_columns = DFSchema::try_from(schema.clone())?;
+        let filters = filters.iter().map(|filter| session.create_physical_expr((*filter).clone(), &of_columns));
+        let filters = filters.collect::<DfResult<Vec<_>>>()?;
+        Ok(!filters.is_empty() && pays_late(&filters, columns, &schema, all.clone()))
+    }
+
+    fn source(&self, session: &dyn Session, is_late: bool) -> Arc<dyn FileSource> {
         let snapshot = &self.snapshot;
         if snapshot.shared.format != Format::Parquet {
             return Arc::new(FilesSource::new(snapshot.shared.clone(), snapshot.table_schema.clone()));
         }
         let mut options = session.config_options().execution.parquet.clone();
         options.max_predicate_cache_size.get_or_insert(PREDICATE_CACHE);
+        options.pushdown_filters |= is_late;
         let readers = Readers { store: snapshot.shared.store.clone(), footers: snapshot.footers.clone() };
         let mut source = ParquetSource::new(snapshot.table_schema.clone())
             .with_table_parquet_options(TableParquetOptions {
@@ -157,11 +168,19 @@ impl TableProvider for FilesTable {
         }
         let partitions = session.config().target_partitions().max(1);
         let groups = FileGroup::new(files).split_files(partitions);
-        let base = FileScanConfigBuilder::new(self.snapshot.url.clone(), self.source(session))
+        let hot = self.snapshot.hot.as_ref().zip(self.snapshot.segments.as_ref());
+        let format = self.snapshot.shared.format;
+        let is_late = match (hot, projection) {
+            (None, Some(columns)) if format == Format::Parquet => {
+                self.is_late(session, columns, &others, &statistics)?
+            }
+            _ => false,
+        };
+        let base = FileScanConfigBuilder::new(self.snapshot.url.clone(), self.source(session, is_late))
             .with_file_groups(groups)
             .with_statistics(statistics)
             .build();
-        if let (Some(cache), Some(segments)) = (&self.snapshot.hot, &self.snapshot.segments) {
+        if let Some((cache, segments)) = hot {
             let table = self.snapshot.table.as_str().into();
             let hot = HotSource::new(base, segments.clone(), places.as_deref(), cache.clone(), table, partitions);
             let hot = hot.with_columns(projection.map(Vec::as_slice))?.with_rows(limit);

@@ -140,10 +140,10 @@ pub struct Config {
     /// How much of a result may wait for one slow client before its query pauses.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
-    /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Twice as long after
-    /// it stopped, its call is cut, or the connection when its socket takes nothing. Less than 16 KiB in that time is nothing,
-    /// unless it was all there was. Meanwhile the query stands still and keeps what its operators have in memory, so keep it
-    /// below `queue_timeout`. A server that drains waits no longer than 5 s.
+    /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Its call is cut 2 to 2.5
+    /// times as long after it stopped, and its connection as long again after that, when the socket takes nothing. Less than
+    /// 16 KiB in that time is nothing, unless it was all there was. Meanwhile the query stands still and keeps what its
+    /// operators have in memory, so keep it below `queue_timeout`. A server that drains waits no longer than 5 s.
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub idle_stream_timeout: Duration,

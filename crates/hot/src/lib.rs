@@ -31,6 +31,6 @@ pub use config::Config;
 pub use file::{Asked, File, Load, Size};
 pub use key::{ColumnKey, FileKey, SegmentId};
 pub use preload::{PreloadError, Table};
-pub use scan::{Bounds, ByPages, ColumnBounds, HotSource, InOrder, LoadOnce, Outlook, Segments};
+pub use scan::{Bounds, ByPages, ColumnBounds, HotSource, InOrder, LoadOnce, Outlook, Segments, pays_late};
 pub use statistics::{Statistics, TableStatistics};
 pub use zone::Zone;

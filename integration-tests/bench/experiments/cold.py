@@ -37,41 +37,46 @@ def dropped(folder):
 
 
 @contextlib.contextmanager
-def fresh_duckdb(folder, page_cache):
-    """A new database, with views of the files and no cache, before each query."""
+def fresh_duckdb(name, sources, first=lambda db: None, last=lambda: None):
+    """A new database before each query, without caches, with a view of each of `sources`. `first` is done before these are made, `last` after."""
     found = {}
 
     def before():
         if "db" in found:
             found["db"].close()
         found["db"] = db = duckdb.connect(config={"threads": contenders.CORES, "enable_external_file_cache": False})
-        for table, source in tables.sources(folder).items():
+        first(db)
+        for table, source in sources.items():
             db.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet('{source}')")
-        page_cache(folder)
+        last()
 
     try:
-        yield contenders.Contender("duckdb-parquet", lambda sql: found["db"].sql(sql).to_arrow_table(), before=before)
+        yield contenders.Contender(name, lambda sql: found["db"].sql(sql).to_arrow_table(), before=before)
     finally:
         if "db" in found:
             found["db"].close()
 
 
 @contextlib.contextmanager
-def fresh_updraft(arguments, folder, page_cache):
-    with serving(contenders.setup(arguments, folder)) as server, contenders.updraft(server) as (contender,):
+def fresh_updraft(name, arguments, folder, data=None, more=(), last=lambda: None):
+    """A server that holds nothing of the files in `folder` before each query: no columns, and by their new time of change no footers,
+    statistics or plans. It finds them at `data`, if not there. `last` is done after that."""
+    with serving(contenders.setup(arguments, data or folder, more=more)) as server, contenders.updraft(server) as (contender,):
 
         def before():
             if contenders.hot(server) is not None:
                 contenders.call(server, "/hot/clear")
             changed(folder)
-            page_cache(folder)
+            last()
 
-        yield contenders.Contender("updraft", contender.query, before=before)
+        yield contenders.Contender(name, contender.query, before=before)
 
 
 def cold(arguments, folder, statements, page_cache):
     with contextlib.ExitStack() as stack:
-        field = [stack.enter_context(fresh_updraft(arguments, folder, page_cache)), stack.enter_context(fresh_duckdb(folder, page_cache))]
+        last = lambda: page_cache(folder)  # noqa: E731
+        makers = fresh_updraft("updraft", arguments, folder, last=last), fresh_duckdb("duckdb-parquet", tables.sources(folder), last=last)
+        field = [stack.enter_context(maker) for maker in makers]
         oracle = stack.enter_context(contenders.oracle(folder))
         return race([contender for contender in field if contender.name in arguments.only], statements, oracle, arguments, warm_ups=1, in_a_row=1)
 

@@ -1,6 +1,7 @@
 //! The crate as a whole: files in a folder of the test's own, queries through a plain DataFusion session.
 #![allow(clippy::unwrap_used)]
 
+mod cold;
 mod fresh;
 mod hot;
 mod names;

@@ -33,14 +33,22 @@ use crate::stores::{Backend, Root};
 
 const KIB: u64 = 1 << 10;
 
-/// Answers from memory after 20 ms.
-#[derive(Debug, Default)]
-struct Slow {
-    objects: InMemory,
-    asked: Mutex<Vec<Range<u64>>>,
-    running: Arc<AtomicUsize>,
+/// Answers from memory after a while.
+#[derive(Debug)]
+pub(super) struct Slow {
+    pub(super) objects: InMemory,
+    pub(super) takes: Duration,
+    pub(super) asked: Mutex<Vec<Range<u64>>>,
+    pub(super) running: Arc<AtomicUsize>,
     /// The most at the same time.
-    together: AtomicUsize,
+    pub(super) together: AtomicUsize,
+}
+
+impl Default for Slow {
+    fn default() -> Self {
+        let (asked, running, together) = (Mutex::default(), Arc::default(), AtomicUsize::default());
+        Self { objects: InMemory::default(), takes: Duration::from_millis(20), asked, running, together }
+    }
 }
 
 struct Running(Arc<AtomicUsize>);
@@ -66,7 +74,7 @@ impl ObjectStore for Slow {
         let running = self.running.fetch_add(1, Ordering::Relaxed) + 1;
         let _running = Running(self.running.clone());
         self.together.fetch_max(running, Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        tokio::time::sleep(self.takes).await;
         self.objects.get_opts(location, options).await
     }
 

@@ -97,7 +97,7 @@ impl Tls {
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Connections at one time. Further ones are closed at once. Each costs some 50 KiB while idle and a file handle, so
+    /// Connections at one time. Further ones are closed at once. Each costs some 40 KiB while idle and a file handle, so
     /// raise the limit of open files (`ulimit -n`) with it.
     pub max_connections: usize,
     /// Connections from one address at one time, 0 = no such limit. Set it when clients do not share a proxy.

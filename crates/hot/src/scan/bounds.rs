@@ -36,8 +36,11 @@ impl Bounds {
             let converter = converter.with_missing_null_counts_as_zero(false);
             // A column of several leaves has no order.
             converter.parquet_column_index()?;
-            let min = converter.row_group_mins(footer.row_groups()).ok()?;
-            let max = converter.row_group_maxes(footer.row_groups()).ok()?;
+            let mut min = converter.row_group_mins(footer.row_groups()).ok()?;
+            let mut max = converter.row_group_maxes(footer.row_groups()).ok()?;
+            // Those of strings come with room for a thousand row groups: of many small files that is most of what they take.
+            min.shrink_to_fit();
+            max.shrink_to_fit();
             let nulls = converter.row_group_null_counts(footer.row_groups()).ok()?;
             Some(ColumnBounds { min, max, nulls })
         });
@@ -73,4 +76,34 @@ fn coded(footer: &ParquetMetaData, schema: &Schema) -> Vec<bool> {
         }
     }
     coded
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use datafusion::arrow::array::{Int64Array, RecordBatch, StringViewArray};
+    use datafusion::parquet::arrow::{ArrowWriter, parquet_to_arrow_schema};
+
+    use super::*;
+
+    #[test]
+    fn bounds_take_no_more_room_than_there_is_in_them() {
+        let strings = StringViewArray::from(vec!["a", "a string that has no place in its view"]);
+        let columns = [
+            ("number", Arc::new(Int64Array::from(vec![1, 2])) as ArrayRef),
+            ("text", Arc::new(strings.clone())),
+            ("more", Arc::new(strings)),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of a length");
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("written");
+        let footer = writer.finish().expect("a footer");
+        let stored = footer.file_metadata();
+        let schema = parquet_to_arrow_schema(stored.schema_descr(), stored.key_value_metadata()).expect("a schema");
+        let bounds = Bounds::of(&footer, &schema);
+        assert_eq!(bounds.columns.iter().flatten().count(), 3);
+        // Some hundred bytes for each array, however many row groups a builder expects.
+        assert!(bounds.bytes() < 3 * 3 * 512, "{} bytes", bounds.bytes());
+    }
 }

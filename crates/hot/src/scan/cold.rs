@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::common::Statistics;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::physical_plan::parquet::ParquetAccessPlan;
 use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
@@ -59,7 +61,7 @@ pub(super) struct Cold {
 impl Cold {
     pub(super) fn new(source: &HotSource, needed: &[usize]) -> Result<Self> {
         let schema = source.segments.schema();
-        let filtered = estimate::filter_columns(source, needed);
+        let filtered = estimate::filter_columns(&source.filters, needed);
         let in_filter: Vec<bool> = needed.iter().map(|column| filtered.contains(column)).collect();
         let late = source.late();
         let is_late = late.is_some();
@@ -172,11 +174,22 @@ pub(super) fn late(source: &HotSource) -> Option<f64> {
     }
     let parquet = source.base.file_source().downcast_ref::<ParquetSource>();
     let is_wanted = parquet.is_some_and(|parquet| parquet.table_parquet_options().global.pushdown_filters);
-    let columns = source.columns();
-    let may_save = estimate::filter_columns(source, &columns).len() < columns.len();
     // What is not known is not few.
     let share = estimate::passing_share(source).unwrap_or(f64::INFINITY);
-    (is_wanted || (may_save && share * FEW <= 1.0)).then_some(share)
+    (is_wanted || saves(&source.filters, &source.columns(), share)).then_some(share)
+}
+
+/// Whether it takes less time to read those of `columns` that no filter names for the rows alone that pass, a `share` of all.
+fn saves(filters: &[Arc<dyn PhysicalExpr>], columns: &[usize], share: f64) -> bool {
+    estimate::filter_columns(filters, columns).len() < columns.len() && share * FEW <= 1.0
+}
+
+/// Whether the Parquet reader of a scan without the cache should look at `filters` first, and at the others of `columns`
+/// where rows pass. Both are over `schema`, that of the table, of which `all` is known.
+pub fn pays_late(filters: &[Arc<dyn PhysicalExpr>], columns: &[usize], schema: &SchemaRef, all: Statistics) -> bool {
+    // That scan gives the reader all filters or none.
+    filters.iter().all(never_fails)
+        && estimate::share_of(schema, filters, all).is_some_and(|share| saves(filters, columns, share))
 }
 
 /// A segment that is being read from its file.

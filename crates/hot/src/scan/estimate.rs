@@ -7,6 +7,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, Statistics};
 use datafusion::error::Result;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::utils::{collect_columns, conjunction};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -54,7 +55,7 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
             // A few pages of each column.
             true => rows(segment).saturating_sub(PAGES_ROWS),
             false => {
-                let others = scan.needed.len() - filter_columns(source, &scan.needed).len();
+                let others = scan.needed.len() - filter_columns(&source.filters, &scan.needed).len();
                 rows(segment) / scan.needed.len().max(1) * others
             }
         },
@@ -88,8 +89,8 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
 }
 
 /// Those of the columns `needed` that filters name.
-pub(super) fn filter_columns(source: &HotSource, needed: &[usize]) -> Vec<usize> {
-    let named = source.filters.iter().flat_map(collect_columns).map(|column| column.index());
+pub(super) fn filter_columns(filters: &[Arc<dyn PhysicalExpr>], needed: &[usize]) -> Vec<usize> {
+    let named = filters.iter().flat_map(collect_columns).map(|column| column.index());
     let named: Vec<usize> = named.collect();
     needed.iter().copied().filter(|column| named.contains(column)).collect()
 }
@@ -121,7 +122,7 @@ pub(super) fn statistics(source: &HotSource, schema: &SchemaRef, share: Option<u
     let mut statistics = source.base.statistics();
     if !source.filters.is_empty() {
         let (rows, share) = rows_and_share(source);
-        statistics = filtered(source, statistics)?;
+        statistics = filtered(source.segments.schema(), &source.filters, statistics)?;
         let estimate = statistics.num_rows.get_value().map_or(rows, |estimate| rows.min(*estimate));
         let better = share.map_or(estimate, |share| (rows as f64 * share).ceil() as usize);
         if statistics.num_rows != Precision::Exact(0) {
@@ -183,15 +184,21 @@ pub(super) fn passing_share(source: &HotSource) -> Option<f64> {
             (known.min_value, known.max_value) = (Precision::Inexact(min), Precision::Inexact(max));
         }
     }
-    let passing = filtered(source, all).ok()?;
+    share_of(source.segments.schema(), &source.filters, all)
+}
+
+/// The share of `all` rows of a table that passes `filters`.
+pub(super) fn share_of(schema: &SchemaRef, filters: &[Arc<dyn PhysicalExpr>], all: Statistics) -> Option<f64> {
+    let rows = *all.num_rows.get_value()?;
+    let passing = filtered(schema, filters, all).ok()?;
     let passing = *passing.num_rows.get_value()?;
     (rows > 0).then(|| passing as f64 / rows as f64)
 }
 
 /// `all`, less what DataFusion's own filter would leave out.
-fn filtered(source: &HotSource, all: Statistics) -> Result<Statistics> {
-    let table = Arc::new(EmptyExec::new(source.segments.schema().clone()));
-    let filter = FilterExec::try_new(conjunction(source.filters.iter().cloned()), table)?;
+fn filtered(schema: &SchemaRef, filters: &[Arc<dyn PhysicalExpr>], all: Statistics) -> Result<Statistics> {
+    let table = Arc::new(EmptyExec::new(schema.clone()));
+    let filter = FilterExec::try_new(conjunction(filters.iter().cloned()), table)?;
     filter.statistics_from_inputs(&[Arc::new(all)], &StatisticsArgs::new()).map(Arc::unwrap_or_clone)
 }
 

@@ -35,7 +35,7 @@ mod tests;
 
 pub use again::LoadOnce;
 pub use bounds::{Bounds, ColumnBounds};
-pub use cold::ByPages;
+pub use cold::{ByPages, pays_late};
 pub use order::InOrder;
 pub use segments::Segments;
 pub use source::{HotSource, Outlook};
