@@ -19,6 +19,7 @@ from lab import MIB
 
 SAMPLE_SECONDS = 0.02
 ADMIN_SECONDS = 300
+NO_CACHE = "hot.memory_limit=0B"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +92,12 @@ class Server(harness.Server):
             "engine.spill_directories": json.dumps([str(self.spill)]),
             "server.log_format": "json",
         }
-        if setup.pool != "fair":
-            # DataFusion's own pools cannot take memory back from the cache.
-            settings["hot.memory_limit"] = "0B"
+        # DataFusion's own pools cannot take memory back from the cache.
+        without = () if setup.pool == "fair" else (NO_CACHE,)
         try:
             super().__init__(
                 setup.data,
-                settings=[*(f"{key}={value}" for key, value in settings.items()), *setup.settings],
+                settings=[*(f"{key}={value}" for key, value in settings.items()), *without, *setup.settings],
                 log=harness.WORK / f"{name}.log",
                 prefix=self.cgroup.prefix() if self.cgroup else (),
             )
