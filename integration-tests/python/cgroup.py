@@ -33,8 +33,10 @@ def _own(controller):
 
 
 def _has_memory(kind, point, options):
-    """Whether a mount has the memory controller, which only one hierarchy of a machine can have."""
-    return "memory" in ((point / "cgroup.controllers").read_text().split() if kind == "cgroup2" else options if kind == "cgroup" else ())
+    """Whether a mount has the memory controller, which is bound to one hierarchy at a time."""
+    if kind == "cgroup2":
+        return "memory" in (point / "cgroup.controllers").read_text().split()
+    return kind == "cgroup" and "memory" in options
 
 
 def expected():

@@ -145,9 +145,13 @@ def constant(results):
         for row in results["constant", pool]["figures"].get("rows", []):
             rows.setdefault((row["what"], row["rows"]), {})[pool] = f"{mib(row['rss_peak'])}{apart(row)}, {row['seconds']:.1f} s"
     lines = [[what, f"{size:.0e}".replace("e+0", "e"), *(found.get(pool, "-") for pool in names)] for (what, size), found in sorted(rows.items())]
-    return "## Memory and the number of rows\n\nPeak resident memory of a server that does nothing else, and the time until the client has read the answer. Where a size\nran several times: the median, and in brackets the least and the greatest peak.\n\n" + table(
-        ["what", "rows", *names], lines
-    ) + "\n" + made_by(results, "constant")
+    text = """## Memory and the number of rows
+
+Peak resident memory of a server that does nothing else, and the time until the client has read the answer. Where a size ran several
+times: the median, and in brackets the least and the greatest peak.
+
+"""
+    return text + table(["what", "rows", *names], lines) + "\n" + made_by(results, "constant")
 
 
 def apart(row):

@@ -1,8 +1,8 @@
 """From cancelling a heavy query, at a random moment, until the server has released all it held.
 
 Three ways to cancel: the client's own call, the CancelFlightInfo action, and the death of the client's process. Released means that
-the server says so (`/status`): nothing runs, nothing is reserved that was not before, nothing is on disk. The processors must come to rest too:
-an operator that goes on computing for nobody holds none of that.
+the server says so (`/status`): nothing runs, nothing is reserved that was not before, nothing is on disk. The processors must come
+to rest too: an operator that goes on computing for nobody may hold none of that.
 """
 
 import contextlib
