@@ -24,8 +24,8 @@ const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Memory shared by all running queries, such as `4GiB`. Unset = what fits the cgroup, its limit less 256 MiB
-    /// divided by 1.15, or without one 65 % of the host's memory. Raise it when queries spill or are refused for
-    /// memory.
+    /// divided by 1.15, or 40 % of its limit where that is more, as it is below 474 MiB; without a cgroup 65 % of the
+    /// host's memory. The log says at the start which it is. Raise it when queries spill or are refused for memory.
     #[schemars(with = "Option<String>")]
     pub memory_limit: Option<ByteSize>,
     /// The most memory one query may reserve, such as `1GiB`. Unset = the whole of `memory_limit`.
@@ -150,8 +150,10 @@ pub struct Config {
     /// Limits of single principals, by name. `"*"` stands for each principal that is not named here.
     pub principals: BTreeMap<String, PrincipalConfig>,
     /// Options of DataFusion, without `datafusion.` before their names: `execution.parquet.pushdown_filters = true`.
-    /// Those that a setting of Updraft governs, or that would leave the memory budget, are refused. Set one when
-    /// its documentation promises something for your queries; most are best left alone.
+    /// Refused, with the reason, are those that a setting of Updraft governs, that would leave the memory budget, that
+    /// clients are told is otherwise (`catalog.*`, `sql_parser.dialect`, the case of names, where NULLs sort), and a
+    /// few with which queries fail or never end. Set one when its documentation promises something for your queries;
+    /// most are best left alone.
     pub datafusion: DatafusionOptions,
 }
 
