@@ -137,7 +137,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ticket_ttl: Duration,
-    /// How much of a result may wait for one slow client before its query pauses.
+    /// How much of a result may wait for one slow client before its query pauses. Every stream that is read fills it, so
+    /// lower it for many clients; more makes no client quicker that reads all the time.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
     /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Twice as long after
@@ -193,7 +194,7 @@ impl Default for Config {
             planned_max: 1_024,
             planned_limit: ByteSize::mib(64),
             ticket_ttl: Duration::from_secs(10 * 60),
-            stream_buffer: ByteSize::mib(4),
+            stream_buffer: ByteSize::mib(1),
             idle_stream_timeout: Duration::from_secs(2 * 60),
             principals: BTreeMap::new(),
             datafusion: DatafusionOptions::default(),
