@@ -26,7 +26,7 @@ clients: ## run the client suites and write docs/clients.md from their results
 slt: ## run the .slt files, in process and over a socket
 	cargo test -p integration-tests --test slt
 
-torture: ## try to break the memory budget and measure it, 25 minutes (needs `make build`; ARGS="random --seed 7" runs one experiment)
+torture: ## try to break the memory budget and measure it, half an hour with 500 random statements (needs `make build`; ARGS="random --seed 7" runs one experiment)
 	integration-tests/torture/run.py $(or $(ARGS),all)
 
 bench: ## measure against DuckDB, DataFusion and other servers, 50 minutes (needs `make peers` for some of these, and `make build`; ARGS="eight --rows 1e6" runs one experiment)

@@ -52,6 +52,7 @@ step clients-jdbc clients jdbc
 step clients-go clients go
 step clients-rust clients rust
 step clients-matrix clients matrix --check
+step torture-judge .venv/bin/python -m pytest -q integration-tests/torture
 step torture integration-tests/torture/run.py slice
 step torture-report integration-tests/torture/run.py render --check
 step bench-judge .venv/bin/python -m pytest -q integration-tests/bench

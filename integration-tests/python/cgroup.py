@@ -1,7 +1,8 @@
 """A cgroup with a memory limit, version 1 or 2, whichever the machine has.
 
 The kernel's own figures decide: whether it killed (`oom_kill`), and how often it had to make room first (`hits`). A group needs
-root; without it `Cgroup.make` returns None, and a run says that only the resident size was held to its bound.
+root; without it `Cgroup.make` returns None, and a run says that only the resident size was held to its bound. Where root could have
+had one (`expected`), that is a fault of the run.
 """
 
 import contextlib
@@ -11,22 +12,36 @@ import pathlib
 import time
 
 _numbers = itertools.count()
+# What the kernel says of this process.
+PROC = pathlib.Path("/proc/self")
 
 
 def _mounts():
     """(type, mount point, options) of every mount."""
-    for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
+    for line in (PROC / "mounts").read_text().splitlines():
         _, point, kind, options, *_ = line.split()
         yield kind, pathlib.Path(point), options.split(",")
 
 
 def _own(controller):
     """This process's group below the mount: of a version 1 controller, or of version 2 for the empty name."""
-    for line in pathlib.Path("/proc/self/cgroup").read_text().splitlines():
+    for line in (PROC / "cgroup").read_text().splitlines():
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
             return path.lstrip("/")
     return ""
+
+
+def _has_memory(kind, point, options):
+    """Whether a mount has the memory controller, which is bound to one hierarchy at a time."""
+    if kind == "cgroup2":
+        return "memory" in (point / "cgroup.controllers").read_text().split()
+    return kind == "cgroup" and "memory" in options
+
+
+def expected():
+    """Whether this process should be able to make a group: it is root's, and the memory controller is there to be written."""
+    return os.geteuid() == 0 and any("rw" in options and _has_memory(kind, point, options) for kind, point, options in _mounts())
 
 
 class Cgroup:
@@ -82,7 +97,7 @@ class V1(Cgroup):
     @staticmethod
     def parent():
         for kind, point, options in _mounts():
-            if kind == "cgroup" and "memory" in options:
+            if kind == "cgroup" and _has_memory(kind, point, options):
                 own = point / _own("memory")
                 return own if own.is_dir() else point
         return None
@@ -110,8 +125,8 @@ class V2(Cgroup):
     @staticmethod
     def parent():
         """The nearest group that may hand the memory controller down: below the root, only one without processes of its own may."""
-        for kind, point, _ in _mounts():
-            if kind != "cgroup2" or "memory" not in (point / "cgroup.controllers").read_text().split():
+        for kind, point, options in _mounts():
+            if kind != "cgroup2" or not _has_memory(kind, point, options):
                 continue
             own = point / _own("")
             for group in (own, *own.parents):

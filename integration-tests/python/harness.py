@@ -5,6 +5,7 @@ exit code 0 at SIGTERM fails the test that owns it.
 """
 
 import contextlib
+import json
 import os
 import pathlib
 import queue
@@ -72,6 +73,15 @@ class Server:
 
     def log_text(self):
         return self.log.read_text(errors="replace")[-4000:]
+
+    def logged(self, since=0):
+        """The log from byte `since` on, as dicts, where `server.log_format` is `json`, and where its last whole line ends: the next may
+        be in the writing, or cut by a kill."""
+        with self.log.open("rb") as log:
+            log.seek(since)
+            text = log.read()
+        whole = text.rfind(b"\n") + 1
+        return [json.loads(line) for line in text[:whole].splitlines() if line.startswith(b"{")], since + whole
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)

@@ -19,6 +19,7 @@ from lab import MIB
 
 SAMPLE_SECONDS = 0.02
 ADMIN_SECONDS = 300
+NO_CACHE = "hot.memory_limit=0B"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +92,12 @@ class Server(harness.Server):
             "engine.spill_directories": json.dumps([str(self.spill)]),
             "server.log_format": "json",
         }
-        if setup.pool != "fair":
-            # DataFusion's own pools cannot take memory back from the cache.
-            settings["hot.memory_limit"] = "0B"
+        # DataFusion's own pools cannot take memory back from the cache.
+        without = () if setup.pool == "fair" else (NO_CACHE,)
         try:
             super().__init__(
                 setup.data,
-                settings=[*(f"{key}={value}" for key, value in settings.items()), *setup.settings],
+                settings=[*(f"{key}={value}" for key, value in settings.items()), *without, *setup.settings],
                 log=harness.WORK / f"{name}.log",
                 prefix=self.cgroup.prefix() if self.cgroup else (),
             )
@@ -146,17 +146,9 @@ class Server(harness.Server):
             self.log.unlink()
         return figures
 
-    def _logged(self, since=0):
-        """The log from byte `since` on, as dicts, and where its last whole line ends: the next may be in the writing, or cut by a kill."""
-        with self.log.open("rb") as log:
-            log.seek(since)
-            text = log.read()
-        whole = text.rfind(b"\n") + 1
-        return [json.loads(line) for line in text[:whole].splitlines() if line.startswith(b"{")], since + whole
-
     def _errors(self):
         """What it logged as an error: faults of its own, which no statement should bring about."""
-        lines, _ = self._logged()
+        lines, _ = self.logged()
         return [line.get("fields", line) for line in lines if line.get("level") == "ERROR"]
 
     def _tidy(self):
@@ -166,7 +158,7 @@ class Server(harness.Server):
 
     def ended(self):
         """The query log's lines since the last call of this: one dict for each query that ended."""
-        lines, self._read_to = self._logged(self._read_to)
+        lines, self._read_to = self.logged(self._read_to)
         return [line.get("fields", line) | {"at": line["timestamp"]} for line in lines if line.get("target") == "updraft::query"]
 
     def last_ended(self):
@@ -180,7 +172,7 @@ class Server(harness.Server):
 
     def admin(self):
         """A connection to the admin port."""
-        lines, _ = self._logged()
+        lines, _ = self.logged()
         (listening,) = (line for line in lines if "admin" in line.get("fields", line))
         return http.client.HTTPConnection(listening.get("fields", listening)["admin"].strip('"'), timeout=ADMIN_SECONDS)
 

@@ -216,14 +216,24 @@ def test_kill_and_restart_leaves_nothing(folder, tmp_path):
     client = flight.FlightClient(server.uri)
     thread = threading.Thread(target=_try, args=(client, SPILLING))
     thread.start()
-    time.sleep(3)
+    deadline = time.monotonic() + 60
+    while not spilled(spill) and time.monotonic() < deadline:
+        time.sleep(0.05)
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
     thread.join(20)
+    assert spilled(spill), "nothing is there for the next server to remove"
     with querying(data, tmp_path, settings=settings) as (_, again):
         assert values(again, "SELECT x FROM a") == [1]
     assert sorted(p.name for p in data.iterdir()) == ["a.parquet", "big.parquet"]
     assert [p for p in spill.rglob("*") if p.is_file()] == []
+
+
+def spilled(folder):
+    """Whether there is anything in the files of a spill folder."""
+    with contextlib.suppress(FileNotFoundError):  # One went while it was looked at; the next look tells.
+        return any(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    return False
 
 
 def test_a_full_spill_disk_ends_one_query(folder, tmp_path):

@@ -5,12 +5,13 @@ import pathlib
 
 import harness
 from common import POOLS
-from lab import mib, note, percent, table
+from lab import MIB, mib, note, percent, table
 from targets import TARGETS
 
 DOCS = harness.ROOT / "docs"
 KEPT, PAGE = DOCS / "memory", DOCS / "memory.md"
 EXAMPLES = 3
+WAYS = {"call": "the client cancels its call", "action": "CancelFlightInfo", "death": "the client's process is killed"}
 
 INTRO = """# Memory
 
@@ -18,9 +19,12 @@ Written by `integration-tests/torture/run.py render` from the results in `docs/m
 never by hand. How the experiments work, and how one statement of a run is played again, is in `integration-tests/torture/README.md`.
 
 `engine.memory_limit` is the one number: the *budget*. It bounds the whole process, not only what operators ask for. A query that does
-not fit waits, runs with fewer partitions, or spills; it is refused only when nothing smaller is left to try. `engine.memory_pool`
-selects who shares the budget out: `fair` is Updraft's own pool, `datafusion-fair` and `greedy` are DataFusion's `FairSpillPool` and
-`GreedyMemoryPool` in the same server over the same queries. Their columns show what the rest of the server cannot make up for.
+not fit waits, runs with fewer partitions, or spills. It is refused when nothing smaller is left to try, and when memory runs out after
+its first rows have gone to the client, as it cannot begin anew then. `engine.memory_pool` selects who shares the budget out: `fair` is
+Updraft's own pool, `datafusion-fair` and `greedy` are DataFusion's `FairSpillPool` and `GreedyMemoryPool` in the same server. They run
+without the cache of hot tables (`hot.memory_limit=0B`), which cannot give back to them what it has: where a query is quicker in
+`fair`, a part of that may be the cache's. Their columns show what the rest of the server cannot make up for. Commands are given without
+`--pool`, and with the pools that they were for where these differ.
 
 **Bold** reaches the aim, plain holds what must hold, *missed* says so.
 """
@@ -74,24 +78,29 @@ def command(result):
     return f"`{' '.join(words).removeprefix('integration-tests/torture/')}`"
 
 
+def commands(results, experiment):
+    """The command of all pools that have results, or each with the pools that it was for."""
+    by = {}
+    for pool in pools(results, experiment):
+        by.setdefault(command(results[experiment, pool]), []).append(pool)
+    return " and ".join(text if len(by) == 1 else f"{text} ({', '.join(for_pools)})" for text, for_pools in by.items()) or "-"
+
+
 def made_by(results, experiment):
-    pool = pools(results, experiment)[0]
-    return f"Made by {command(results[experiment, pool])}.\n"
+    return f"Made by {commands(results, experiment)}.\n"
 
 
 def promises(results):
     rows = []
     for target in TARGETS:
-        cells, by = [], "-"
-        for pool in POOLS:
-            result = results.get((target.experiment, pool))
-            cells.append(cell(target, result) if result else "-")
-            by = command(result) if result and by == "-" else by
-        rows.append([target.what, target.must, target.aim, *cells, by])
+        cells = [cell(target, results.get((target.experiment, pool))) for pool in POOLS]
+        rows.append([target.what, target.must, target.aim, *cells, commands(results, target.experiment)])
     return "## What is promised\n\n" + table(["what", "must", "aim", *POOLS, "made by"], rows)
 
 
 def cell(target, result):
+    if result is None:
+        return "-"
     if "death" in result["figures"]:
         return "*missed*: the server died"
     value = target.value(result["figures"])
@@ -134,11 +143,19 @@ def constant(results):
     rows = {}
     for pool in names:
         for row in results["constant", pool]["figures"].get("rows", []):
-            rows.setdefault((row["what"], row["rows"]), {})[pool] = f"{mib(row['rss_peak'])}, {row['seconds']:.1f} s"
+            rows.setdefault((row["what"], row["rows"]), {})[pool] = f"{mib(row['rss_peak'])}{apart(row)}, {row['seconds']:.1f} s"
     lines = [[what, f"{size:.0e}".replace("e+0", "e"), *(found.get(pool, "-") for pool in names)] for (what, size), found in sorted(rows.items())]
-    return "## Memory and the number of rows\n\nPeak resident memory of a server that does nothing else, and the time until the client has read the answer.\n\n" + table(
-        ["what", "rows", *names], lines
-    ) + "\n" + made_by(results, "constant")
+    text = """## Memory and the number of rows
+
+Peak resident memory of a server that does nothing else, and the time until the client has read the answer. Where a size ran several
+times: the median, and in brackets the least and the greatest peak.
+
+"""
+    return text + table(["what", "rows", *names], lines) + "\n" + made_by(results, "constant")
+
+
+def apart(row):
+    return f" ({row['rss_peak_min'] / MIB:.0f} to {row['rss_peak_max'] / MIB:.0f})" if "runs" in row else ""
 
 
 def small(results):
@@ -146,11 +163,12 @@ def small(results):
     if not names:
         return ""
     rows = []
-    for pool in names:
-        figures = results["small", pool]["figures"]
+    runs = [(pool, results["small", pool]["figures"]) for pool in names]
+    runs[1:1] = [(f"{pool}, no cache", figures["without_cache"]) for pool, figures in runs if "without_cache" in figures]
+    for name, figures in runs:
         for kind, idle in figures["idle"].items():
             busy = figures["busy"][kind]
-            rows.append([pool, kind, f"{idle['p50_ms']:.1f} ms", f"{idle['p99_ms']:.1f} ms", f"{busy['p50_ms']:.1f} ms", f"{busy['p99_ms']:.1f} ms"])
+            rows.append([name, kind, f"{idle['p50_ms']:.1f} ms", f"{idle['p99_ms']:.1f} ms", f"{busy['p50_ms']:.1f} ms", f"{busy['p99_ms']:.1f} ms"])
     return "## Small queries beside heavy ones\n\n" + table(["pool", "query", "p50 idle", "p99 idle", "p50 beside 4 heavy", "p99 beside 4 heavy"], rows) + "\n" + made_by(results, "small")
 
 
@@ -161,16 +179,20 @@ def cancel(results):
     rows = []
     for pool in names:
         for way, spread in results["cancel", pool]["figures"]["ways"].items():
-            name = {"call": "the client cancels its call", "action": "CancelFlightInfo", "death": "the client's process is killed"}[way]
-            rows.append([pool, name, spread["n"], f"{spread['p50_ms']:.0f} ms", f"{spread['p99_ms']:.0f} ms", f"{spread['max_ms']:.0f} ms"])
+            rows.append([pool, WAYS[way], spread["n"], f"{spread['p50_ms']:.0f} ms", f"{spread['p99_ms']:.0f} ms", f"{spread['max_ms']:.0f} ms"])
     text = """## From a cancel until all is released
 
 Released: the server runs nothing, holds no memory for queries, and has nothing on disk. Operators are dropped when they next give
 others a turn. Two of DataFusion's take long over one: an aggregate that sorts all its groups before it spills them, and a hash join
-that copies its build side into one batch and hashes it. They are what is slowest here.
+that copies its build side into one batch and hashes it.
 
 """
+    text += f"Slowest here ({names[0]}): {', '.join(slowest(results['cancel', names[0]]['figures']))}.\n\n"
     return text + table(["pool", "how", "n", "p50", "p99", "max"], rows) + "\n" + made_by(results, "cancel")
+
+
+def slowest(figures):
+    return [f"`{row['shape']}` {row['ms']:.0f} ms" for row in figures["slowest"][:EXAMPLES]]
 
 
 def idle(results):
@@ -226,7 +248,7 @@ def shapes(results):
     for shape, counts in results["random", names[0]]["figures"]["shapes"].items():
         cells = [described(results["random", pool]["figures"]["shapes"].get(shape, {})) for pool in names]
         rows.append([shape, sum(counts.values()), *cells])
-    return "## Random queries by shape\n\n" + table(["shape", "n", *names], rows) + "\n" + made_by(results, "random")
+    return "## Random queries by shape\n\n" + table(["shape", f"n ({names[0]})", *names], rows) + "\n" + made_by(results, "random")
 
 
 def described(counts):

@@ -36,10 +36,11 @@ EXPERIMENTS = {
 def parser():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0], formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = p.add_subparsers(dest="experiment", required=True, metavar="EXPERIMENT")
-    for name, text in {**EXPERIMENTS, "all": "every experiment with every pool, in some 25 minutes", "slice": "the part that CI runs: about a minute, fails when a promise is broken"}.items():
+    for name, text in {**EXPERIMENTS, "all": "every experiment with every pool, and 500 random statements, in about half an hour", "slice": "the part that CI runs: about a minute, fails when a promise is broken"}.items():
         c = commands.add_parser(name, help=text, description=text)
         c.add_argument("--seed", type=int, default=1, help="the statements follow from it [1]")
         c.add_argument("--queries", type=int, help="how many statements, or repetitions [fits the experiment]")
+        c.add_argument("--repeat", type=int, help="constant: how often each size runs, whose median counts [3]")
         c.add_argument("--only", type=int, nargs="+", metavar="I", help="random: only statement I of the seed; shows the rows that differ")
         c.add_argument("--budget", type=size, default=size("512MiB"), help="engine.memory_limit [512MiB]")
         c.add_argument("--pool", choices=POOLS, default=POOLS[0], help="engine.memory_pool [fair]")

@@ -7,7 +7,7 @@ from common import POOLS
 from lab import note, size
 from targets import broken
 
-# What each experiment gets in `all`, so that everything, with every pool, takes some 25 minutes on two cores.
+# What each experiment gets in `all`, so that everything, with every pool, takes about half an hour on two cores.
 ALL = {
     "random": {"queries": 500},
     "tenth": {"scale": 0.3},

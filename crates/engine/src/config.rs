@@ -24,8 +24,8 @@ const MEMORY_MIN: ByteSize = ByteSize::mib(16);
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
     /// Memory shared by all running queries, such as `4GiB`. Unset = what fits the cgroup, its limit less 256 MiB
-    /// divided by 1.15, or without one 65 % of the host's memory. Raise it when queries spill or are refused for
-    /// memory.
+    /// divided by 1.15, or 40 % of its limit where that is more, as it is below 474 MiB; without a cgroup 65 % of the
+    /// host's memory. The log says at the start which it is. Raise it when queries spill or are refused for memory.
     #[schemars(with = "Option<String>")]
     pub memory_limit: Option<ByteSize>,
     /// The most memory one query may reserve, such as `1GiB`. Unset = the whole of `memory_limit`.
@@ -137,7 +137,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ticket_ttl: Duration,
-    /// How much of a result may wait for one slow client before its query pauses.
+    /// How much of a result may wait for one slow client before its query pauses. Every stream that is read fills it, so
+    /// lower it for many clients; more makes no client quicker that reads all the time.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
     /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Its call is cut 2 to 2.5
@@ -150,8 +151,10 @@ pub struct Config {
     /// Limits of single principals, by name. `"*"` stands for each principal that is not named here.
     pub principals: BTreeMap<String, PrincipalConfig>,
     /// Options of DataFusion, without `datafusion.` before their names: `execution.parquet.pushdown_filters = true`.
-    /// Those that a setting of Updraft governs, or that would leave the memory budget, are refused. Set one when
-    /// its documentation promises something for your queries; most are best left alone.
+    /// Refused, with the reason, are those that a setting of Updraft governs, that would leave the memory budget, that
+    /// clients are told is otherwise (`catalog.*`, `sql_parser.dialect`, the case of names, where NULLs sort), and a
+    /// few with which queries fail or never end. Set one when its documentation promises something for your queries;
+    /// most are best left alone.
     pub datafusion: DatafusionOptions,
 }
 
@@ -191,7 +194,7 @@ impl Default for Config {
             planned_max: 1_024,
             planned_limit: ByteSize::mib(64),
             ticket_ttl: Duration::from_secs(10 * 60),
-            stream_buffer: ByteSize::mib(4),
+            stream_buffer: ByteSize::mib(1),
             idle_stream_timeout: Duration::from_secs(2 * 60),
             principals: BTreeMap::new(),
             datafusion: DatafusionOptions::default(),

@@ -1,7 +1,7 @@
 //! DataFusion's options in the config: passed on, or refused with what to use instead.
 //!
-//! Everything is passed on but what a setting of Updraft governs, what would leave the memory budget, and what
-//! clients are told is otherwise. [`OWNED`] is the whole list.
+//! Everything is passed on but what a setting of Updraft governs, what would leave the memory budget, what
+//! clients are told is otherwise, and what makes queries fail or wait for ever. [`OWNED`] is the whole list.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -12,12 +12,12 @@ import load
 import queries
 from common import oracle_of, setup_of
 from lab import MIB, note
-from server import serving
+from server import NO_CACHE, serving
 
 DEFAULTS = {"queries": 200, "clients": 8, "scale": 0.2}
 SECONDS = 10
 # What is kept for the next time is there to stay, within bounds of its own; here it would hide what is left behind.
-NOTHING_KEPT = ("hot.memory_limit=0B", "engine.plan_cache_limit=0B", "engine.planned_max=16")
+NOTHING_KEPT = (NO_CACHE, "engine.plan_cache_limit=0B", "engine.planned_max=16")
 # Once each before the load: the code and the threads of a first query stay, and are no memory of a query.
 WARM = ("SELECT 1", "SELECT l_shipmode, count(*) FROM lineitem GROUP BY 1", "SELECT max(o_comment) FROM orders JOIN customer ON o_custkey = c_custkey WHERE o_orderkey < 1000")
 

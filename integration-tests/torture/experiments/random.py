@@ -10,6 +10,7 @@ import time
 
 from pyarrow import flight
 
+import cgroup
 import fsql
 import load
 import queries
@@ -88,6 +89,8 @@ def run(arguments):
         "oom_kills": sum(group["oom_kills"] for group in cgroups) if cgroups else None,
         "cgroup": cgroups[-1] if cgroups else None,
         "no_cgroup": left[-1]["no_cgroup"],
+        # There should have been one.
+        "cgroup_refused": bool(left[-1]["no_cgroup"]) and cgroup.expected(),
         "rss_peak": max(end["rss_peak"] for end in left),
         "rss_anonymous_peak": max(end["rss_anonymous_peak"] for end in left),
         "rss_must": setup.bound(1.25, 256),
