@@ -27,18 +27,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cooperate::{CooperateExec, needs_place};
 use crate::error::Error;
+use crate::memory::unspilled;
 
 /// Each call is a batch of rows, some ten microseconds: a worker is handed over every few milliseconds.
 const CALLS_BETWEEN_HANDOVERS: u32 = 256;
 
-/// `plan`, whose operators and the filters of whose joins look at `cancel`.
+/// `plan`, whose operators and the filters of whose joins look at `cancel`, and whose nested loop joins never spill.
 pub(crate) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     cancel: &CancellationToken,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let place = needs_place(node.as_ref());
-        let node = watching(node, cancel)?;
+        let node = watching(unspilled(node)?, cancel)?;
         Ok(if place {
             Transformed::yes(Arc::new(CooperateExec::new(node, cancel.clone())) as Arc<dyn ExecutionPlan>)
         } else {
