@@ -3,6 +3,7 @@
 
 mod allowed;
 mod held;
+mod spilling;
 
 use std::sync::Arc;
 
