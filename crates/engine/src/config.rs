@@ -295,6 +295,14 @@ impl Config {
             set => set,
         }
     }
+
+    /// How many spilled files a merge may read at a time, if there is memory for as many.
+    pub(crate) fn merge_fan_in_max(&self) -> usize {
+        match self.spill_merge_fan_in {
+            0 => usize::MAX,
+            set => set,
+        }
+    }
 }
 
 /// Which memory pool shares the budget.

@@ -126,10 +126,13 @@ mod tests {
     use crate::interrupt::interruptible;
 
     /// These would go on for minutes without a batch.
-    const SILENT: [&str; 3] = [
+    const SILENT: [&str; 6] = [
         "SELECT sum((a.value * b.value) % 7) FROM range(1000000) a CROSS JOIN range(1000000) b",
         "SELECT sum((a.value * b.value) % 7) FROM range(1000000) a JOIN range(1000000) b ON a.value % 2 = b.value % 2",
         "SELECT count(*) FROM (SELECT DISTINCT concat('a', value % 1000) FROM range(1000000000000))",
+        "WITH RECURSIVE r AS (SELECT 0 AS n UNION ALL SELECT (n + 1) % 10 FROM r) SELECT count(*) FROM r",
+        "WITH RECURSIVE r AS (SELECT 0 AS n UNION SELECT n + 1 FROM r) SELECT count(*) FROM r",
+        "SELECT sum(x % 7) FROM (SELECT unnest(range(1000)) AS x FROM range(1000000000000))",
     ];
 
     fn context() -> SessionContext {

@@ -27,18 +27,19 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cooperate::{CooperateExec, needs_place};
 use crate::error::Error;
+use crate::memory::unspilled;
 
 /// Each call is a batch of rows, some ten microseconds: a worker is handed over every few milliseconds.
 const CALLS_BETWEEN_HANDOVERS: u32 = 256;
 
-/// `plan`, whose operators and the filters of whose joins look at `cancel`.
+/// `plan`, whose operators and the filters of whose joins look at `cancel`, and whose nested loop joins never spill.
 pub(crate) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     cancel: &CancellationToken,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     plan.transform_up(|node| {
         let place = needs_place(node.as_ref());
-        let node = watching(node, cancel)?;
+        let node = watching(unspilled(node)?, cancel)?;
         Ok(if place {
             Transformed::yes(Arc::new(CooperateExec::new(node, cancel.clone())) as Arc<dyn ExecutionPlan>)
         } else {
@@ -168,6 +169,9 @@ mod tests {
     /// A join that compares for minutes and gives nothing.
     const ENDLESS: &str = "SELECT count(*) FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
 
+    /// The same as a hash join, of one key.
+    const ENDLESS_HASH: &str = "SELECT count(*) FROM range(300000) a JOIN range(300000) b ON a.value % 1 = b.value % 1 AND a.value < b.value - 2000000";
+
     /// The same as a merge join, of one key.
     const ENDLESS_MERGE: &str = "SELECT count(*) FROM range(300000) a JOIN range(300000) b ON a.value % 1 = b.value % 1 AND a.value < b.value - 2000000";
 
@@ -184,7 +188,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn a_join_that_gives_nothing_can_be_cancelled_and_leaves_room_for_others() {
-        for sql in [ENDLESS, ENDLESS_MERGE] {
+        for sql in [ENDLESS, ENDLESS_HASH, ENDLESS_MERGE] {
             let cancel = CancellationToken::new();
             let query = start(sql, &cancel).await;
             // Time for the merge join to sort what it compares.

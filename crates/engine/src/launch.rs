@@ -268,12 +268,13 @@ impl Fitted {
         let spill = engine.spill().query(planned.id, &self.cancel);
         let figures = Arc::clone(memory.figures());
         let room = memory.room();
-        let fan_in = match self.effort {
-            Effort::Usual => engine.config().spill_merge_fan_in,
+        let most = engine.config().merge_fan_in_max();
+        let most = match self.effort {
+            Effort::Usual => most,
             // More passes, and less memory for each.
-            Effort::Careful => engine.config().spill_merge_fan_in.min(CAREFUL_FAN_IN),
+            Effort::Careful => most.min(CAREFUL_FAN_IN),
         };
-        let fan_in = self.footprint.merge_fan_in(room, fan_in);
+        let fan_in = self.footprint.merge_fan_in(room, most);
         let sort_reservation = self.footprint.sort_reservation(room);
         let spills = spill.disk_manager().with_max_spill_merge_fan_in(fan_in);
         let context = engine.task_context(&self.plan, &self.config, memory, spills, sort_reservation)?;

@@ -23,6 +23,7 @@
 //! | `cooperate` | operators give way to other queries, and end when theirs was cancelled |
 //! | `interrupt` | a join that gives nothing can be cancelled too |
 //! | `passing` | what nodes that pass rows on have in common |
+//! | `hidden` | what a query is planned with that is no setting of DataFusion's |
 //! | `fit` | plans that live within their memory |
 //! | `growing` | functions that would make more than memory in one call are refused before they do |
 //! | `dense` | aggregates that find their groups by direct addressing |
@@ -42,6 +43,7 @@ mod expiring;
 mod fit;
 mod footprint;
 mod growing;
+mod hidden;
 mod interrupt;
 mod kept;
 mod launch;

@@ -121,7 +121,7 @@ impl Engine {
             warn!(memory_limit = %ByteSize(memory_limit), host = %ByteSize(host), "engine.memory_limit is more than the host has");
         }
         let spill = Spill::new(&config)?;
-        let template = state::template(&config, &catalog, memory_limit)?;
+        let template = state::template(&config, &catalog)?;
         let limits = Arc::new(PerPrincipal::limits(&config, cpu.threads(), memory_limit));
         let admission = Admission::new(&config, Arc::clone(&limits), cpu.threads());
         let memory = Memory::new(config.memory_pool, memory_limit);

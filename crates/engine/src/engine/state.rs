@@ -32,12 +32,11 @@ const ROOM_MIN: u64 = 4;
 const SHARED_BUILD_ROWS: usize = 2 << 20;
 const SHARED_BUILD_BYTES: usize = 64 << 20;
 
-/// The state that is cloned for every query: building one anew costs more than most queries. `memory_limit` is that of all
-/// queries, in bytes.
+/// The state that is cloned for every query: building one anew costs more than most queries.
 ///
 /// # Errors
 /// What DataFusion says of an option it does not take.
-pub(super) fn template(config: &Config, catalog: &Catalog, memory_limit: u64) -> Result<SessionState, Error> {
+pub(super) fn template(config: &Config, catalog: &Catalog) -> Result<SessionState, Error> {
     let mut template = SessionStateBuilder::new()
         .with_config(session_config(config)?)
         .with_runtime_env(runtime_env(catalog)?)
@@ -45,7 +44,7 @@ pub(super) fn template(config: &Config, catalog: &Catalog, memory_limit: u64) ->
         .with_physical_optimizer_rules(fit::rules())
         .build();
     follow_config(&mut template);
-    growing::bind(&mut template, config.query_memory_limit.map_or(memory_limit, |limit| limit.0.min(memory_limit)));
+    growing::bind(&mut template);
     Ok(template)
 }
 
@@ -58,6 +57,7 @@ impl Engine {
         options.execution.time_zone = Some(settings.time_zone.clone());
         options.catalog.default_catalog = settings.catalog.clone();
         options.catalog.default_schema = settings.schema.clone();
+        growing::allow(options, self.query_limit(settings));
         if settings.time_zone != self.config.time_zone {
             follow_config(&mut state);
         }
@@ -65,12 +65,17 @@ impl Engine {
         state
     }
 
+    /// The most that a query may hold, in bytes.
+    fn query_limit(&self, settings: &Settings) -> u64 {
+        settings.query_memory_limit.min(self.memory.limit())
+    }
+
     /// What a query's plan is to fit into, in bytes; `None` = its plan need not fit.
     pub(crate) fn room(&self, settings: &Settings, effort: Effort) -> Option<usize> {
         if !self.memory.counts_all() {
             return None;
         }
-        let most = settings.query_memory_limit.min(self.memory.limit());
+        let most = self.query_limit(settings);
         let room = match effort {
             // What others hold now may be free in a moment.
             Effort::Usual => most.min(self.memory.free()).max(most / ROOM_MIN),

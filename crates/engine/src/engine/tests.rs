@@ -1,8 +1,10 @@
 //! What is kept of statements and results, and what must never be given again: files in a folder of the test's own.
 #![allow(clippy::unwrap_used)]
 
+mod allowed;
 mod held;
 mod parts;
+mod spilling;
 
 use std::sync::Arc;
 

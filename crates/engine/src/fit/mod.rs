@@ -28,12 +28,8 @@ mod testing;
 mod topk;
 mod windows;
 
-use std::any::Any;
 use std::sync::Arc;
 
-use datafusion::common::Result;
-use datafusion::common::config::{ConfigEntry, ConfigExtension, ExtensionOptions};
-use datafusion::error::DataFusionError;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
@@ -41,6 +37,8 @@ pub(crate) use apart::careful_logical;
 pub(crate) use compact::{compact, copy};
 pub(crate) use running::RunningWindowExec;
 pub(crate) use windows::WindowByPartitionExec;
+
+use crate::hidden::hidden_option;
 
 /// What a query is planned to fit into: an extension of the options it is planned with. Without it plans
 /// stay as they are.
@@ -52,32 +50,7 @@ pub(crate) struct Fit {
     pub(crate) careful: bool,
 }
 
-impl ConfigExtension for Fit {
-    const PREFIX: &'static str = "updraft_fit";
-}
-
-/// Not a setting: it has no text, and shows nowhere.
-impl ExtensionOptions for Fit {
-    fn as_any(&self) -> &dyn Any {
-        self
-    }
-
-    fn as_any_mut(&mut self) -> &mut dyn Any {
-        self
-    }
-
-    fn cloned(&self) -> Box<dyn ExtensionOptions> {
-        Box::new(*self)
-    }
-
-    fn set(&mut self, key: &str, _: &str) -> Result<()> {
-        Err(DataFusionError::Configuration(format!("there is no setting {key}")))
-    }
-
-    fn entries(&self) -> Vec<ConfigEntry> {
-        Vec::new()
-    }
-}
+hidden_option!(Fit, "updraft_fit");
 
 /// DataFusion's rules, and those that make a plan fit.
 pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {

@@ -1,5 +1,7 @@
 //! Plans of SQL over Parquet files with several row groups, weighed.
 
+mod channels;
+
 use std::path::Path;
 use std::sync::Arc;
 

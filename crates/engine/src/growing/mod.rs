@@ -31,35 +31,42 @@ use datafusion::logical_expr::{
 
 use sizes::{FUNCTIONS, Size};
 
+use crate::hidden::hidden_option;
+
 /// Of a query's memory, what one call of a function may make: several run at once, in each partition.
 const SHARE: u64 = 16;
 /// A batch of ordinary texts is no larger than this, and a batch gains nothing beyond that, however much memory there is.
 const LEAST: u64 = 4 << 20;
 const MOST: u64 = 256 << 20;
 
-/// Puts bounds on the functions of `state`, where a query may hold `memory` bytes.
-pub(crate) fn bind(state: &mut SessionState, memory: u64) {
-    bind_to(state, (memory / SHARE).clamp(LEAST, MOST));
+/// Bytes that one call may make: an extension of the options that a query is planned with, and its functions are given.
+#[derive(Debug, Clone, Copy)]
+struct Most(u64);
+
+hidden_option!(Most, "updraft_most");
+
+/// Bounds what one call makes in a query that is planned with `options` and may hold `memory` bytes.
+pub(crate) fn allow(options: &mut ConfigOptions, memory: u64) {
+    options.extensions.insert(Most((memory / SHARE).clamp(LEAST, MOST)));
 }
 
-/// The same, with what each call may make.
-fn bind_to(state: &mut SessionState, most: u64) {
+/// Puts bounds on the functions of `state`: what its options allow, and little without.
+pub(crate) fn bind(state: &mut SessionState) {
     for (name, size) in FUNCTIONS {
         // Only a function of the same name is replaced, which a session state never refuses.
         if let Some(inner) = state.scalar_functions().get(*name).map(|function| function.as_ref().clone()) {
-            let _ = state.register_udf(Arc::new(ScalarUDF::from(Bounded { inner, size: *size, most })));
+            let _ = state.register_udf(Arc::new(ScalarUDF::from(Bounded { inner, size: *size })));
         }
     }
     // No state refuses one.
-    let _ = state.register_function_rewrite(Arc::new(operator::Called::new(most)));
+    let _ = state.register_function_rewrite(Arc::new(operator::Called::new()));
 }
 
-/// A function that refuses to make more than `most` bytes at once.
+/// A function that refuses to make more at once than it may.
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct Bounded {
     inner: ScalarUDF,
     size: Size,
-    most: u64,
 }
 
 impl Bounded {
@@ -71,27 +78,28 @@ impl Bounded {
     /// `ResourcesExhausted` when the result would be too large.
     fn check(&self, args: &ScalarFunctionArgs) -> Result<()> {
         let bytes = self.size.bytes(&args.args)?;
-        if bytes <= self.most {
+        let most = args.config_options.extensions.get::<Most>().map_or(LEAST, |most| most.0);
+        if bytes <= most {
             return Ok(());
         }
-        let (bytes, most) = (ByteSize(bytes).display().iec(), ByteSize(self.most).display().iec());
+        let (bytes, most) = (ByteSize(bytes).display().iec(), ByteSize(most).display().iec());
         Err(DataFusionError::ResourcesExhausted(format!(
             "{}() would make {bytes} at once, of {} rows, where at most {most} fit; take fewer rows at a time \
-             (SET batch_size = 64), or raise `engine.memory_limit`",
+             (SET batch_size = 64), or raise `query_memory_limit` or `engine.memory_limit`",
             self.name(),
             args.number_rows,
         )))
     }
 
     /// What a function is simplified to may be another of them.
-    fn bounded(&self, simplified: Expr) -> Result<Expr> {
+    fn bounded(simplified: Expr) -> Result<Expr> {
         let bound = |expr| {
             Ok(match expr {
                 Expr::ScalarFunction(mut call) if !call.func.inner().is::<Self>() => {
                     match FUNCTIONS.iter().find(|(name, _)| *name == call.func.name()) {
                         Some((_, size)) => {
-                            let bounded = Self { inner: call.func.as_ref().clone(), size: *size, most: self.most };
-                            call.func = Arc::new(ScalarUDF::from(bounded));
+                            call.func =
+                                Arc::new(ScalarUDF::from(Self { inner: call.func.as_ref().clone(), size: *size }));
                             Transformed::yes(Expr::ScalarFunction(call))
                         }
                         None => Transformed::no(Expr::ScalarFunction(call)),
@@ -113,14 +121,14 @@ impl ScalarUDFImpl for Bounded {
 
     fn simplify(&self, args: Vec<Expr>, info: &SimplifyContext) -> Result<ExprSimplifyResult> {
         Ok(match self.inner().simplify(args, info)? {
-            ExprSimplifyResult::Simplified(expr) => ExprSimplifyResult::Simplified(self.bounded(expr)?),
+            ExprSimplifyResult::Simplified(expr) => ExprSimplifyResult::Simplified(Self::bounded(expr)?),
             unchanged @ ExprSimplifyResult::Original(_) => unchanged,
         })
     }
 
     fn with_updated_config(&self, config: &ConfigOptions) -> Option<ScalarUDF> {
         let inner = self.inner().with_updated_config(config)?;
-        Some(ScalarUDF::from(Self { inner, ..*self }))
+        Some(ScalarUDF::from(Self { inner, size: self.size }))
     }
 
     fn name(&self) -> &str {

@@ -25,10 +25,9 @@ use super::sizes::Size;
 pub(super) struct Called(Arc<ScalarUDF>);
 
 impl Called {
-    /// Of which each call makes at most `most` bytes.
-    pub(super) fn new(most: u64) -> Self {
+    pub(super) fn new() -> Self {
         let inner = ScalarUDF::from(Joined { signature: Signature::user_defined(Volatility::Immutable) });
-        Self(Arc::new(ScalarUDF::from(Bounded { inner, size: Size::Sum, most })))
+        Self(Arc::new(ScalarUDF::from(Bounded { inner, size: Size::Sum })))
     }
 }
 

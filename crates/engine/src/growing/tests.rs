@@ -15,7 +15,8 @@ const T: &str = "CREATE TABLE t AS SELECT i, CASE WHEN i % 7 <> 0 THEN 'a' || i 
 async fn context(most: Option<u64>) -> SessionContext {
     let mut state = SessionStateBuilder::new().with_default_features().build();
     if let Some(most) = most {
-        bind_to(&mut state, most);
+        state.config_mut().options_mut().extensions.insert(Most(most));
+        bind(&mut state);
     }
     let context = SessionContext::new_with_state(state);
     context.sql(T).await.expect("a plan").collect().await.expect("a table");

@@ -6,6 +6,7 @@
 //! | `query` | the memory of one query, as a DataFusion pool |
 //! | `upload` | the memory of what clients upload |
 //! | `overhead` | by how much operators have more than they say |
+//! | `refusal` | what an operator is told that may not have more |
 //! | `guard` | compares with what is really there, and sheds load before the kernel does |
 //! | `limit`, `cgroup` | how much there is |
 
@@ -16,13 +17,15 @@ mod guard;
 mod limit;
 mod overhead;
 mod query;
+mod refusal;
+#[cfg(test)]
+mod testing;
 mod upload;
 
 use std::sync::Arc;
 
 use bytesize::ByteSize;
-use datafusion::error::DataFusionError;
-use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool, MemoryReservation};
+use datafusion::execution::memory_pool::{FairSpillPool, GreedyMemoryPool, MemoryPool};
 use tokio_util::sync::CancellationToken;
 
 use budget::Budget;
@@ -33,6 +36,7 @@ pub(crate) use guard::{Guard, Load};
 pub(crate) use limit::{default_limit, host_memory};
 use query::Source;
 pub(crate) use query::{Figures, QueryMemory};
+pub(crate) use refusal::{Refused, is_refusal, unspilled};
 pub use upload::UploadMemory;
 
 use crate::config::MemoryPoolKind;
@@ -165,32 +169,6 @@ impl Memory {
     }
 }
 
-/// Out of memory, said so that DataFusion does not take it as a request to spill.
-#[derive(Debug, thiserror::Error)]
-#[error("not enough memory for a join without an equality: {0}; hint: raise engine.memory_limit, or join fewer rows")]
-pub(crate) struct Refused(String);
-
-/// The error for a consumer that asks for too much.
-///
-/// DataFusion 55.2 answers ResourcesExhausted to a nested loop join by spilling its build side, and that
-/// path loses rows (apache/datafusion#24745). Any other error makes the query fail instead.
-fn refused(reservation: &MemoryReservation, text: String) -> DataFusionError {
-    if reservation.consumer().name().starts_with("NestedLoopJoinLoad[") {
-        DataFusionError::External(Box::new(Refused(text)))
-    } else {
-        DataFusionError::ResourcesExhausted(text)
-    }
-}
-
-/// Whether `error` says that memory was refused, and less of it could do.
-pub(crate) fn is_refusal(error: &DataFusionError) -> bool {
-    match error.find_root() {
-        DataFusionError::ResourcesExhausted(_) => true,
-        DataFusionError::External(error) => error.is::<Refused>(),
-        _ => false,
-    }
-}
-
 /// What a query that was ended for the sake of all others is told.
 pub(crate) fn shed_text(held: u64, limit: u64) -> String {
     format!(
@@ -199,29 +177,4 @@ pub(crate) fn shed_text(held: u64, limit: u64) -> String {
         ByteSize(limit),
         ByteSize(held)
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use datafusion::execution::memory_pool::MemoryConsumer;
-    use updraft_auth::Principal;
-
-    use super::*;
-
-    #[test]
-    fn a_nested_loop_join_is_not_told_to_spill() {
-        let claim = Claim { principal: Principal::new("a"), priority: 1, principal_limit: u64::MAX, shares: true };
-        for kind in [MemoryPoolKind::Fair, MemoryPoolKind::DatafusionFair, MemoryPoolKind::Greedy] {
-            let memory = Memory::new(kind, 1000);
-            let pool: Arc<dyn MemoryPool> =
-                memory.try_query(&claim, 10, 1000, 10, &CancellationToken::new()).expect("it fits");
-            let join = MemoryConsumer::new("NestedLoopJoinLoad[0]").register(&pool);
-            let sort = MemoryConsumer::new("ExternalSorter[0]").with_can_spill(true).register(&pool);
-            let join_error = join.try_grow(2000).expect_err("more than the pool");
-            let sort_error = sort.try_grow(2000).expect_err("more than the pool");
-            assert!(!matches!(join_error.find_root(), DataFusionError::ResourcesExhausted(_)), "{join_error}");
-            assert!(matches!(sort_error.find_root(), DataFusionError::ResourcesExhausted(_)), "{sort_error}");
-            assert!(is_refusal(&join_error) && is_refusal(&sort_error));
-        }
-    }
 }

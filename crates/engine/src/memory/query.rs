@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::grant::Grant;
 use super::overhead::overhead;
-use super::refused;
+use super::refusal::refused;
 use crate::error::Error;
 
 /// Of a query's room, what operators that can spill leave to those that cannot: one part in this many.

@@ -46,7 +46,6 @@ pub(crate) struct Spill {
     folders: SpillFolders,
     total: Quota,
     query_limit: u64,
-    merge_fan_in: usize,
     /// Numbers the folders of queries: the same query may run twice at a time.
     runs: AtomicU64,
 }
@@ -62,7 +61,6 @@ impl Spill {
             folders: SpillFolders::claim(&config.spill_directories)?,
             total: Quota::new(total),
             query_limit: config.query_spill_limit.map_or(total, |limit| limit.0.min(total)),
-            merge_fan_in: config.spill_merge_fan_in,
             runs: AtomicU64::new(0),
         }))
     }
@@ -113,7 +111,7 @@ struct Query {
 impl QuerySpill {
     /// For the runtime of this query.
     pub(crate) fn disk_manager(&self) -> DiskManagerBuilder {
-        let builder = DiskManagerBuilder::default().with_max_spill_merge_fan_in(self.0.shared.merge_fan_in);
+        let builder = DiskManagerBuilder::default();
         if self.0.quota.limit() == 0 {
             // Operators then fail for memory, instead of by a write that is refused.
             return builder.with_mode(DiskManagerMode::Disabled);

@@ -1,0 +1,54 @@
+//! What a query that spills is given to spill with.
+
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::config::SpillCompression;
+use crate::launch::{Effort, Streams, fit};
+use crate::query::Runs;
+
+/// Sorts half a million numbers with little memory: the answer, and the bytes it has spilled.
+async fn sort(spill_compression: SpillCompression) -> (String, u64) {
+    let fixture = Fixture::new(Config { spill_compression, ..Config::default() }).await;
+    fixture.numbers("n.parquet", 0..500_000);
+    fixture.engine.set(&fixture.session("ann"), "query_memory_limit", Some("4MiB")).unwrap();
+    let session = fixture.session("ann");
+    let sql = "SELECT sum(k * (r % 1000)) FROM (SELECT k, row_number() OVER (ORDER BY k) AS r
+               FROM (SELECT id * 7919 % 1000003 AS k FROM n))";
+    let (batches, report) = fixture.run(&session, fixture.plan(&session, sql).await).await.unwrap();
+    (lines(&batches), report.spilled_bytes)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_spilled_is_compressed_as_configured() {
+    let (plain, plain_bytes) = sort(SpillCompression::None).await;
+    for compression in [SpillCompression::Lz4, SpillCompression::Zstd] {
+        let (answer, bytes) = sort(compression).await;
+        assert_eq!(answer, plain);
+        assert!(bytes > 0 && bytes < plain_bytes / 4 * 3, "{compression:?}: {bytes} of {plain_bytes}");
+    }
+}
+
+/// How many runs a sort that tries so merges at once.
+async fn fan_in(spill_merge_fan_in: usize, effort: Effort) -> usize {
+    let fixture = Fixture::new(Config { spill_merge_fan_in, ..Config::default() }).await;
+    fixture.numbers("n.parquet", 0..1_000);
+    let (engine, session) = (&fixture.engine, fixture.session("ann"));
+    let planned = fixture.plan(&session, "SELECT id FROM n ORDER BY id % 7").await;
+    let Work::Query(ready) = &planned.work else { panic!("a query") };
+    let run = Arc::new(Runs::default()).enter(planned.id(), &session.principal, 0, Default::default());
+    let fitted = fit(engine, &planned, ready, &CancellationToken::new(), effort).await.unwrap();
+    let turn = fitted.turn(engine, &planned, &run, Streams::One).await.unwrap();
+    turn.context.runtime_env().disk_manager.max_spill_merge_fan_in()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_reads_as_many_files_as_configured_if_memory_allows() {
+    for (configured, careful) in [(3, 3), (32, 4)] {
+        assert_eq!(fan_in(configured, Effort::Usual).await, configured);
+        assert_eq!(fan_in(configured, Effort::Careful).await, careful);
+    }
+    let (usual, careful) = (fan_in(0, Effort::Usual).await, fan_in(0, Effort::Careful).await);
+    assert!(usual > 100 && usual < usize::MAX, "{usual}: as memory allows");
+    assert_eq!(careful, 4);
+}
