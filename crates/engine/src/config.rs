@@ -137,7 +137,8 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ticket_ttl: Duration,
-    /// How much of a result may wait for one slow client before its query pauses.
+    /// How much of a result may wait for one slow client before its query pauses. What is being compressed for it waits here
+    /// too, up to 1 MiB in each task: raise it where many cores are to compress one result.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
     /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Twice as long after

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod held;
+mod side_by_side;
 
 use std::sync::Arc;
 
@@ -10,10 +11,9 @@ use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::parquet::arrow::ArrowWriter;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use updraft_auth::Principal;
@@ -25,6 +25,7 @@ use crate::bridge::Weight;
 use crate::config::Config;
 use crate::error::Error;
 use crate::plan::{Planned, Statement, Work};
+use crate::produce::Encoded;
 use crate::query::{Report, ResultCacheUse};
 use crate::run::Part;
 use crate::session::{Session, SessionId};
@@ -37,8 +38,8 @@ impl Weight for Batch {
     }
 }
 
-fn as_they_are(batches: SendableRecordBatchStream) -> impl Stream<Item = Result<Batch, Error>> + Send {
-    batches.map(|batch| batch.map(Batch).map_err(|error: DataFusionError| error.into()))
+fn as_they_are(batches: SendableRecordBatchStream) -> Encoded<Batch> {
+    Encoded::in_turn(batches.map_ok(Batch).map_err(Error::from))
 }
 
 struct Fixture {
