@@ -17,10 +17,12 @@ use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, UnionMode};
 use datafusion::arrow::error::ArrowError;
 use parking_lot::Mutex;
+use updraft_engine::Weight;
 
 use super::convert::{Piece, cut, layout, to_wire, used_values, view_bytes, views_waste};
 use super::message::Message;
 use super::options::{Compression, WireOptions};
+use super::types::wire_schema;
 
 /// Why a result could not be put on the wire.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +158,14 @@ fn has_dictionaries(schema: &Schema) -> bool {
     schema.flattened_fields().iter().any(|field| matches!(field.data_type(), DataType::Dictionary(..)))
 }
 
+/// Encodes `batch` into messages of about `message_size` bytes; for benches. Returns the bytes of all, or `None` if it cannot be
+/// sent.
+pub fn encode_for_bench(batch: &RecordBatch, options: &WireOptions, message_size: usize) -> Option<usize> {
+    let schema = Arc::new(wire_schema(&batch.schema(), options));
+    let messages = Encoder::new(schema, options, message_size).and_then(|encoder| encoder.batch(batch));
+    Some(messages.ok()?.iter().map(Weight::weight).sum())
+}
+
 /// `schema` as an encapsulated IPC message: what FlightInfo, SchemaResult, prepared statements and `table_schema` carry.
 pub(crate) fn schema_bytes(schema: &Schema) -> Result<Bytes, ArrowError> {
     let write = IpcWriteOptions::default();
@@ -254,7 +264,6 @@ mod tests {
     use crate::wire::convert::wire_bytes;
     use crate::wire::message::tests::received;
     use crate::wire::tests::{batch_of, every_column};
-    use crate::wire::wire_schema;
     use arrow_flight::FlightData;
     use arrow_flight::decode::FlightRecordBatchStream;
     use datafusion::arrow::array::{DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray};
