@@ -33,7 +33,7 @@ bench: ## measure against DuckDB, DataFusion and other servers, 50 minutes (need
 	integration-tests/bench/run.py $(or $(ARGS),all)
 
 criterion: ## time the hot paths alone, 3 minutes once built (ARGS="--save-baseline before", then ARGS="--baseline before" compares)
-	cargo bench -p updraft-hot -p updraft-engine --bench lookup --bench scan --bench statements -- $(ARGS)
+	cargo bench -p updraft-hot -p updraft-engine -p updraft-flight --bench lookup --bench scan --bench statements --bench encode -- $(ARGS)
 
 peers: ## build the servers in Rust that `make bench` measures against, and its load generator (quick after `make build`)
 	cargo build --release --locked --manifest-path integration-tests/peers/Cargo.toml --target-dir $(or $(CARGO_TARGET_DIR),target)

@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::process::Command;
 
 use cargo_metadata::{DependencyKind, MetadataCommand};
 use expect_test::expect;
@@ -64,6 +65,86 @@ fn what_moves_together_is_there_once() {
     for name in ["datafusion", "arrow", "arrow-flight", "parquet", "object_store", "tonic", "prost", "rustls"] {
         assert_eq!(locked[name].len(), 1, "{name} {:?}", locked[name]);
     }
+}
+
+/// The release that semver has compatible, such as 0.22 or 3.
+fn release(version: &str) -> String {
+    let numbers: Vec<&str> = version.split('.').collect();
+    if numbers[0] == "0" { numbers[..2].join(".") } else { numbers[0].to_owned() }
+}
+
+fn project(name: &str) -> &str {
+    if name.starts_with("datafusion-") { "datafusion" } else { name }
+}
+
+/// Crates that the server contains in more than one release, with those who want each.
+fn twice() -> String {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--duplicates", "--depth", "1", "--prefix", "depth", "--no-dedupe", "--locked"])
+        .args([
+            "--edges",
+            "normal,no-proc-macro",
+            "--package",
+            "updraft-server",
+            "--target",
+            "x86_64-unknown-linux-gnu",
+        ])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8(tree.stdout).unwrap();
+    // A paragraph for each release: itself, then a line for each crate that wants it.
+    let paragraphs = tree.split("\n\n").map(|paragraph| {
+        let mut lines = paragraph.lines().map(|line| line[1..].split(' '));
+        let mut own = lines.next().unwrap();
+        let (name, version) = (own.next().unwrap(), own.next().unwrap());
+        let by: BTreeSet<&str> = lines.map(|mut line| project(line.next().unwrap())).collect();
+        let by: Vec<&str> = by.into_iter().collect();
+        format!("{name} {} <- {}\n", release(&version[1..]), by.join(", "))
+    });
+    paragraphs.collect()
+}
+
+#[test]
+fn what_is_there_twice_is_what_others_want_so() {
+    // A line less is welcome. One more is a crate compiled and shipped once more: find a release that fits the rest.
+    expect![[r#"
+        base64 0.22 <- object_store, pbjson, reqwest, tonic, updraft-auth, updraft-flight
+        base64 0.23 <- arrow-cast, arrow-flight, datafusion, hyper-util, parquet
+        blake2 0.10 <- datafusion
+        blake2 0.11 <- argon2
+        block-buffer 0.10 <- digest
+        block-buffer 0.12 <- digest
+        crypto-common 0.1 <- digest
+        crypto-common 0.2 <- digest
+        digest 0.10 <- blake2, md-5
+        digest 0.11 <- blake2, md-5, sha2
+        foldhash 0.1 <- hashbrown
+        foldhash 0.2 <- datafusion, hashbrown, serde_json
+        getrandom 0.2 <- ring
+        getrandom 0.3 <- ahash, rand_core
+        getrandom 0.4 <- password-hash, phc, rand, tempfile, uuid
+        hashbrown 0.14 <- dashmap
+        hashbrown 0.15 <- petgraph
+        hashbrown 0.16 <- regress
+        hashbrown 0.17 <- arrow-array, datafusion, indexmap, parquet
+        itertools 0.14 <- object_store
+        itertools 0.15 <- datafusion
+        md-5 0.10 <- object_store
+        md-5 0.11 <- datafusion
+        num-bigint 0.4 <- bigdecimal, der-parser
+        num-bigint 0.5 <- arrow-buffer, parquet
+        rand 0.9 <- arrow-avro, datafusion
+        rand 0.10 <- object_store
+        rand_core 0.9 <- rand, rand_chacha
+        rand_core 0.10 <- chacha20, getrandom, rand
+        zstd 0.13 <- arrow-avro, arrow-ipc, datafusion, parquet
+        zstd 0.14 <- compression-codecs, tonic
+        zstd-safe 7 <- zstd
+        zstd-safe 8 <- compression-codecs, zstd
+    "#]]
+    .assert_eq(&twice());
 }
 
 #[test]

@@ -14,11 +14,11 @@ use arrow_flight::error::FlightError;
 use arrow_flight::sql::client::FlightSqlServiceClient;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::Schema;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use sqllogictest::{AsyncDB, DBOutput, DefaultColumnType, Runner, strict_column_validator};
 use tonic::transport::Channel;
 use updraft_auth::Principal;
-use updraft_engine::{Engine, Part, Session, SessionId, Statement, Weight};
+use updraft_engine::{Encoded, Engine, Part, Session, SessionId, Statement, Weight};
 
 use support::{Server, data, text};
 
@@ -57,7 +57,7 @@ impl InProcess {
         let planned = self.engine.plan(&session, Statement::Sql(sql.into()), None).await?;
         let schema = Arc::clone(planned.schema());
         let stream = self.engine.run(&session, planned, Part::Whole, None, |batches| {
-            batches.map(|batch| Ok::<_, updraft_engine::Error>(Batch(batch?)))
+            Encoded::in_turn(batches.map_ok(Batch).map_err(updraft_engine::Error::from))
         })?;
         let batches: Vec<RecordBatch> = stream.map_ok(|Batch(batch)| batch).try_collect().await?;
         for batch in &batches {

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use updraft_auth::Principal;
-use updraft_engine::{Engine, Part, SessionId, Statement, Weight};
+use updraft_engine::{Encoded, Engine, Part, SessionId, Statement, Weight};
 
 use support::{Server, text};
 
@@ -53,7 +53,7 @@ async fn answer(engine: &Arc<Engine>, sql: &str) -> Result<Vec<Vec<String>>, upd
     let planned = engine.plan(&session, Statement::Sql(sql.into()), None).await?;
     let deadline = Some(tokio::time::Instant::now() + Duration::from_secs(60));
     let stream = engine.run(&session, planned, Part::Whole, deadline, |batches| {
-        batches.map(|batch| Ok::<_, updraft_engine::Error>(Batch(batch?)))
+        Encoded::in_turn(batches.map_ok(Batch).map_err(updraft_engine::Error::from))
     })?;
     let batches: Vec<RecordBatch> = stream.map_ok(|Batch(batch)| batch).try_collect().await?;
     let mut rows = text::rows(&batches);

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use criterion::{Criterion, criterion_group, criterion_main};
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
 use datafusion::parquet::arrow::ArrowWriter;
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use tempfile::TempDir;
 use tokio::runtime::{Handle, Runtime};
 use updraft_auth::Principal;
 use updraft_catalog::Catalog;
-use updraft_engine::{Config, Engine, Error, Part, Planned, Session, SessionId, Statement, Weight};
+use updraft_engine::{Config, Encoded, Engine, Error, Part, Planned, Session, SessionId, Statement, Weight};
 use updraft_hot::Cache;
 
 /// Rows of the table `t`.
@@ -66,7 +66,7 @@ impl Fixture {
     fn rows(&self, sql: &str) -> usize {
         let planned = self.plan(sql);
         let as_they_are = |batches: datafusion::execution::SendableRecordBatchStream| {
-            batches.map(|batch| batch.map(Batch).map_err(Error::from))
+            Encoded::in_turn(batches.map_ok(Batch).map_err(Error::from))
         };
         let rows = self.engine.run(&self.session, planned, Part::Whole, None, as_they_are).expect("it starts");
         let count = rows.try_fold(0, |rows, batch| async move { Ok(rows + batch.0.num_rows()) });

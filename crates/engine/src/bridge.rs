@@ -61,10 +61,13 @@ struct Waiting<T> {
     receiver: Option<Waker>,
 }
 
+/// Room for an item, taken until that was received.
+pub(crate) type Room = OwnedSemaphorePermit;
+
 /// What an item has while it waits.
 #[derive(Debug)]
 struct Place {
-    _room: OwnedSemaphorePermit,
+    _room: Room,
     charge: Charge,
 }
 
@@ -89,24 +92,34 @@ pub(crate) struct Receiver<T> {
 }
 
 impl<T: Weight> Sender<T> {
-    /// Waits for room, then sends. An item above the bound passes alone. The receiver is woken `now`, or only for what
-    /// comes next, the end if nothing does.
-    ///
-    /// # Errors
-    /// `Cancelled`, when nobody receives any more; `Idle`, when nothing was received for too long.
-    pub(crate) async fn send(&self, item: T, now: bool) -> Result<(), Error> {
-        let bytes = u32::try_from(item.weight()).unwrap_or(u32::MAX).clamp(1, self.bytes_max);
-        let room = self.room(bytes).await?;
+    /// Sends `item` in the `room` that was waited for. The receiver is woken `now`, or only for what comes next, the end if
+    /// nothing does.
+    pub(crate) fn give(&self, item: T, mut room: Room, now: bool) {
+        // What has become smaller than was expected leaves the rest to others.
+        let surplus = room.num_permits().saturating_sub(self.permits(item.weight()) as usize);
+        drop(room.split(surplus));
         let place = Place { _room: room, charge: self.outgoing.charge(item.weight()) };
         match now {
             true => self.shared.change(|waiting| waiting.items.push_back((item, place))),
             false => self.shared.waiting.lock().items.push_back((item, place)),
         }
-        Ok(())
     }
 }
 
 impl<T> Sender<T> {
+    /// Waits for the room of an item of `bytes`, for as long as something is received now and then. One above the bound
+    /// gets all there is, alone.
+    ///
+    /// # Errors
+    /// `Cancelled`, when nobody receives any more; `Idle`, when nothing was received for too long.
+    pub(crate) async fn reserve(&self, bytes: usize) -> Result<Room, Error> {
+        self.room(self.permits(bytes)).await
+    }
+
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).clamp(1, self.bytes_max)
+    }
+
     /// The query is over, and what it has sent is all that is left of it.
     pub(crate) fn run_is_over(&self) {
         self.outgoing.run_is_over();
@@ -132,8 +145,7 @@ impl<T> Sender<T> {
         }
     }
 
-    /// Waits until this many bytes more may wait, for as long as something is received now and then.
-    async fn room(&self, bytes: u32) -> Result<OwnedSemaphorePermit, Error> {
+    async fn room(&self, bytes: u32) -> Result<Room, Error> {
         if let Ok(permit) = Arc::clone(&self.shared.room).try_acquire_many_owned(bytes) {
             return Ok(permit);
         }
@@ -246,6 +258,14 @@ mod tests {
         super::channel(bounds, Outgoing::new(&Unsent::new(Memory::new(MemoryPoolKind::Fair, 0))))
     }
 
+    impl<T: Weight> Sender<T> {
+        async fn send(&self, item: T, now: bool) -> Result<(), Error> {
+            let room = self.reserve(item.weight()).await?;
+            self.give(item, room, now);
+            Ok(())
+        }
+    }
+
     async fn next(receiver: &mut Receiver<Vec<u8>>) -> Option<Result<Vec<u8>, Error>> {
         std::future::poll_fn(|cx| receiver.poll_next(cx)).await
     }
@@ -260,6 +280,16 @@ mod tests {
         sender.send(vec![0; 500], true).await.expect("an item above the bound passes alone");
         let waits = timeout(Duration::from_millis(20), sender.send(vec![0; 1], true));
         assert!(waits.await.is_err(), "the big one takes all the room");
+    }
+
+    #[tokio::test]
+    async fn what_is_smaller_than_its_room_leaves_the_rest() {
+        let (sender, _receiver) = channel::<Vec<u8>>(Bounds { bytes: 10, idle: MINUTE });
+        let room = sender.reserve(10).await.expect("there is room");
+        assert!(timeout(Duration::from_millis(20), sender.reserve(1)).await.is_err(), "all of it is taken");
+        sender.give(vec![0; 4], room, true);
+        sender.send(vec![0; 6], true).await.expect("there is room again");
+        assert!(timeout(Duration::from_millis(20), sender.reserve(1)).await.is_err(), "4 and 6 wait");
     }
 
     #[tokio::test]

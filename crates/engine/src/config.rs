@@ -137,8 +137,9 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub ticket_ttl: Duration,
-    /// How much of a result may wait for one slow client before its query pauses. Every stream that is read fills it, so
-    /// lower it for many clients; more makes no client quicker that reads all the time.
+    /// How much of a result may wait for one slow client before its query pauses. Every stream that is read fills it, so lower
+    /// it for many clients; more makes no client quicker that reads all the time. What is being compressed waits here too, up to
+    /// 256 KiB in each task: raise it where more than four cores are to compress one result.
     #[schemars(with = "String")]
     pub stream_buffer: ByteSize,
     /// How long a client may read nothing of its result before its query is ended; `0s` = for ever. Its call is cut 2 to 2.5

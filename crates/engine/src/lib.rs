@@ -12,6 +12,7 @@
 //! | `kept` | planned queries, plans and what is known of files, as what queries may ask for room |
 //! | `launch` | how a query is split, what it needs, its turn, its memory, and a second try |
 //! | `run` | a planned query -> a [`QueryStream`] fed from the CPU runtime |
+//! | `produce` | its batches encoded and sent, in order |
 //! | `parts` | a result that several streams share out among themselves |
 //! | `admission` | which query may run now, which waits, which is refused |
 //! | `bridge` | the byte-bounded channel between the two runtimes |
@@ -56,6 +57,7 @@ mod passing;
 mod plan;
 mod plan_cache;
 mod prepared;
+mod produce;
 mod query;
 mod result_cache;
 mod run;
@@ -77,6 +79,7 @@ pub use options::DatafusionOptions;
 pub use plan::{Planned, Statement};
 pub use plan_cache::CacheFigures;
 pub use prepared::{Parameter, Prepared, PreparedHandle};
+pub use produce::{Encoded, Unencoded};
 pub use query::{QueryId, Report, ResultCacheUse};
 pub use run::{Part, QueryStream, Usage};
 pub use session::{Session, SessionId};

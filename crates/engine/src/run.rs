@@ -30,12 +30,10 @@ use crate::params;
 use crate::parts::Claimed;
 use crate::plan::{BoundRows, Planned, Work};
 use crate::plan_cache::Ready;
+use crate::produce::{Encoded, joined, produce};
 use crate::query::{Report, ResultCacheUse, Run, RunGuard};
 use crate::result_cache::Asking;
 use crate::runtime::CpuRuntime;
-
-/// How long a client may keep its query waiting before the query's slot and memory are left to others meanwhile.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long the answer to a client is held back for its first rows, so that both leave at once.
 const TOGETHER_WAIT: Duration = Duration::from_millis(5);
@@ -78,18 +76,15 @@ pub(crate) enum Where {
 
 impl<T: Weight + Send + 'static> QueryStream<T> {
     /// Starts what is `opened` and encodes what it yields.
-    pub(crate) fn start<S>(
+    pub(crate) fn start(
         cpu: &CpuRuntime,
         place: Where,
         guard: RunGuard,
         limit: Limit,
         (sender, results): (Sender<T>, Receiver<T>),
         opened: impl Future<Output = Result<Opened, Error>> + Send + 'static,
-        encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
-    ) -> Self
-    where
-        S: Stream<Item = Result<T, Error>> + Send + 'static,
-    {
+        encode: impl FnOnce(SendableRecordBatchStream) -> Encoded<T> + Send + 'static,
+    ) -> Self {
         let run = Arc::clone(&guard);
         let ended = Box::pin(ended(Arc::clone(&run), limit));
         let heavy = cpu.handle(Lane::Heavy).clone();
@@ -196,16 +191,15 @@ pub(crate) struct Opened {
     pub(crate) lane: Lane,
 }
 
-async fn drive<T, S>(
+async fn drive<T>(
     sender: Arc<Sender<T>>,
     guard: RunGuard,
     limit: Limit,
     heavy: Handle,
     opened: impl Future<Output = Result<Opened, Error>> + Send,
-    encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
+    encode: impl FnOnce(SendableRecordBatchStream) -> Encoded<T> + Send + 'static,
 ) where
     T: Weight + Send + 'static,
-    S: Stream<Item = Result<T, Error>> + Send + 'static,
 {
     let run = Arc::clone(&guard);
     let produce = async {
@@ -213,14 +207,7 @@ async fn drive<T, S>(
         let produced = produce(Arc::clone(&sender), Arc::clone(&run), batches, lane, encode);
         match lane {
             Lane::Light => produced.await,
-            Lane::Heavy => match AbortOnDropHandle::new(heavy.spawn(produced)).await {
-                Ok(outcome) => outcome,
-                Err(join) => match join.try_into_panic() {
-                    Ok(panic) => std::panic::resume_unwind(panic),
-                    // The runtime goes away.
-                    Err(_) => Err(Error::Cancelled),
-                },
-            },
+            Lane::Heavy => joined(AbortOnDropHandle::new(heavy.spawn(produced))).await,
         }
     };
     let outcome = tokio::select! {
@@ -254,51 +241,11 @@ async fn drive<T, S>(
     }
 }
 
-/// Encodes and sends all of `batches`.
-async fn produce<T, S>(
-    sender: Arc<Sender<T>>,
-    run: Arc<Run>,
-    batches: SendableRecordBatchStream,
-    lane: Lane,
-    encode: impl FnOnce(SendableRecordBatchStream) -> S + Send,
-) -> Result<(), Error>
-where
-    T: Weight + Send,
-    S: Stream<Item = Result<T, Error>> + Send,
-{
-    let mut items = std::pin::pin!(encode(counting(batches, Arc::clone(&run))));
-    // The columns of what is over in a moment go with its first rows: one wakeup less, here and at the client.
-    let mut now = lane == Lane::Heavy;
-    while let Some(item) = items.try_next().await? {
-        run.count_bytes(item.weight());
-        let mut sent = std::pin::pin!(sender.send(item, now));
-        now = true;
-        match tokio::time::timeout(PATIENCE, &mut sent).await {
-            Ok(sent) => sent?,
-            Err(_) => {
-                let turn = run.turn();
-                let parked = turn.as_ref().map(|turn| turn.park());
-                sent.await?;
-                if let Some(parked) = parked {
-                    parked.resume().await;
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
 fn panicked(run: &Run, panic: &(dyn std::any::Any + Send)) -> Error {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     let message = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned());
     error!(query_id = %run.id, message, "panic in a query");
     Error::Panicked { query: run.id, message }
-}
-
-fn counting(batches: SendableRecordBatchStream, run: Arc<Run>) -> SendableRecordBatchStream {
-    let schema = batches.schema();
-    let counted = batches.inspect_ok(move |batch| run.count_rows(batch.num_rows()));
-    Box::pin(RecordBatchStreamAdapter::new(schema, counted))
 }
 
 /// Gets a planned query ready to run: all of it, or a part.

@@ -38,4 +38,4 @@ pub use transport::{
     BindError, ClientCertificate, Drained, INSECURE_WORDS, Limits, Stop, Tls, TlsError, TlsReloader, bind,
     exposure_problem,
 };
-pub use wire::{UploadError, UploadLimits, WireOptions, read_upload};
+pub use wire::{UploadError, UploadLimits, WireOptions, encode_for_bench, read_upload};

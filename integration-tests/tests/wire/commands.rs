@@ -306,6 +306,34 @@ fn polling_finds_the_query_ready() {
 }
 
 #[test]
+fn polling_finds_each_part_of_a_query_ready() {
+    with_server(
+        |config| config.engine.target_partitions = "4".parse().unwrap(),
+        |server| async {
+            let mut wire = Wire::new(&server).await.with("x-updraft-endpoints", "4");
+            let sql = "SELECT value % 1000 AS k, count(*) AS n FROM generate_series(1, 50000) GROUP BY 1";
+            let request = wire.request(descriptor(&statement(sql)));
+            let poll = wire.client.poll_flight_info(request).await.unwrap().into_inner();
+            assert_eq!((poll.progress, poll.flight_descriptor), (Some(1.0), None));
+            let info = poll.info.unwrap();
+            assert_eq!(info.endpoint.len(), 4);
+            // One is there before anybody has asked for the others.
+            let mut rows = Vec::new();
+            for index in [2, 0, 1, 3] {
+                let part = wire.fetch(info.endpoint[index].ticket.clone().unwrap()).await.unwrap().rows();
+                assert!((1..1000).contains(&part.len()), "{} rows", part.len());
+                rows.extend(part);
+            }
+            rows.sort();
+            let mut expected: Vec<_> = (0..1000).map(|k| format!("{k} 50")).collect();
+            expected.sort();
+            assert_eq!(rows, expected);
+            server
+        },
+    );
+}
+
+#[test]
 fn what_is_not_offered_says_so_in_one_sentence() {
     with_server(as_it_is, |server| async {
         let mut wire = Wire::new(&server).await;

@@ -227,7 +227,7 @@ fn a_hard_stop_ends_what_runs() {
 #[test]
 fn a_panic_ends_one_query_and_names_it() {
     with_server(as_it_is, |server| async {
-        use updraft_engine::{Error, ErrorKind, Part, SessionId, Statement, Weight};
+        use updraft_engine::{Encoded, Error, ErrorKind, Part, SessionId, Statement, Weight};
         struct Never;
         impl Weight for Never {
             fn weight(&self) -> usize {
@@ -240,7 +240,7 @@ fn a_panic_ends_one_query_and_names_it() {
         let planned = engine.plan(&session, Statement::Sql("SELECT 1".into()), None).await.unwrap();
         let id = planned.id().to_string();
         let results = engine.run(&session, planned, Part::Whole, None, |batches| {
-            batches.map(|_| -> Result<Never, Error> { panic!("as a bug would") })
+            Encoded::in_turn(batches.map(|_| -> Result<Never, Error> { panic!("as a bug would") }))
         });
         let outcomes: Vec<_> = results.unwrap().collect().await;
         assert_eq!(outcomes.len(), 1);

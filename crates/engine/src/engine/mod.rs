@@ -13,7 +13,6 @@ use std::time::Duration;
 use bytesize::ByteSize;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::execution::{SendableRecordBatchStream, SessionState};
-use futures::Stream;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
@@ -32,6 +31,7 @@ use crate::parts;
 use crate::plan::{Planned, Planner, Work, reference};
 use crate::plan_cache::{CacheFigures, PlanCache};
 use crate::prepared::{Prepared, PreparedHandle, PreparedStatements};
+use crate::produce::Encoded;
 use crate::query::{QueryId, Runs};
 use crate::result_cache::ResultCache;
 use crate::run::{self, Limit, Part, QueryStream, Where};
@@ -261,17 +261,16 @@ impl Engine {
     ///
     /// # Errors
     /// `NotFound` for somebody else's query. What fails later comes as the stream's last item.
-    pub fn run<T, S>(
+    pub fn run<T>(
         self: &Arc<Self>,
         session: &Session,
         planned: Arc<Planned>,
         part: Part,
         deadline: Option<Instant>,
-        encode: impl FnOnce(SendableRecordBatchStream) -> S + Send + 'static,
+        encode: impl FnOnce(SendableRecordBatchStream) -> Encoded<T> + Send + 'static,
     ) -> Result<QueryStream<T>, Error>
     where
         T: Weight + Send + 'static,
-        S: Stream<Item = Result<T, Error>> + Send + 'static,
     {
         if planned.principal != session.principal {
             return Err(Error::NotFound { what: "query", name: planned.id.to_string(), hint: "run it again" });

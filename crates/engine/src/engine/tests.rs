@@ -4,6 +4,7 @@
 mod allowed;
 mod held;
 mod parts;
+mod side_by_side;
 mod spilling;
 
 use std::sync::Arc;
@@ -13,10 +14,9 @@ use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
 use datafusion::arrow::compute::concat_batches;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::util::pretty::pretty_format_batches;
-use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::parquet::arrow::ArrowWriter;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt};
 use tempfile::TempDir;
 use tokio::runtime::Handle;
 use updraft_auth::Principal;
@@ -28,6 +28,7 @@ use crate::bridge::Weight;
 use crate::config::Config;
 use crate::error::Error;
 use crate::plan::{Planned, Statement, Work};
+use crate::produce::Encoded;
 use crate::query::{Report, ResultCacheUse};
 use crate::run::Part;
 use crate::session::{Session, SessionId};
@@ -40,8 +41,8 @@ impl Weight for Batch {
     }
 }
 
-fn as_they_are(batches: SendableRecordBatchStream) -> impl Stream<Item = Result<Batch, Error>> + Send {
-    batches.map(|batch| batch.map(Batch).map_err(|error: DataFusionError| error.into()))
+fn as_they_are(batches: SendableRecordBatchStream) -> Encoded<Batch> {
+    Encoded::in_turn(batches.map_ok(Batch).map_err(Error::from))
 }
 
 struct Fixture {

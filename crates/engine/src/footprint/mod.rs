@@ -73,7 +73,7 @@ pub(crate) struct Footprint {
 /// Weighs `plan`, which gives batches of `batch_size` rows to a client for whom `stream_buffer` bytes may wait.
 pub(crate) fn of(plan: &Arc<dyn ExecutionPlan>, batch_size: usize, stream_buffer: u64) -> Footprint {
     let (root, sums) = walk::weigh(plan.as_ref(), batch_size);
-    // One batch is being encoded while another is made, and while partitions are merged, one of each waits and one
+    // One batch is being encoded while another is made (by several tasks, their parts take of the buffer), and while partitions are merged, one of each waits and one
     // is being made.
     let batches = match plan.output_partitioning().partition_count() as u64 {
         0 | 1 => 2,

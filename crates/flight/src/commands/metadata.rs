@@ -66,9 +66,9 @@ pub(crate) async fn answer(server: &Server, call: &Call, command: &Command) -> R
     // In one message as far as it goes: ADBC's GetTableSchema reads only the first.
     let options = WireOptions { compression: call.wire.compression, ..WireOptions::default() };
     let failed = |error: WireError| Status::internal(error.to_string());
-    let mut encoder = Encoder::new(batch.schema(), &options, METADATA_MESSAGE_BYTES).map_err(failed)?;
+    let encoder = Encoder::new(batch.schema(), &options, METADATA_MESSAGE_BYTES).map_err(failed)?;
     let mut messages = vec![encoder.schema()];
-    messages.extend(encoder.batch(batch).map_err(failed)?);
+    messages.extend(encoder.batch(&batch).map_err(failed)?);
     Ok(messages)
 }
 

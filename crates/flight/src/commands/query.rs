@@ -8,11 +8,11 @@ use bytes::Bytes;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
-use futures::{Stream, StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use prost::Message as _;
 use tonic::Status;
-use updraft_engine::{Error, Part, Planned, PreparedHandle, QueryId, Report, Statement};
+use updraft_engine::{Encoded, Error, Part, Planned, PreparedHandle, QueryId, Report, Statement, Unencoded, Weight};
 use updraft_proto::v1;
 use updraft_proto::v1::ticket::Statement as Kept;
 
@@ -28,6 +28,9 @@ use crate::wire::{
 
 /// Rows and bytes of a result are not known before it ran.
 const UNKNOWN: i64 = -1;
+
+/// What is in a message that is compressed: four of them are encoded side by side within `engine.stream_buffer` as it is.
+const COMPRESSED_MAX: usize = 256 << 10;
 
 /// What to run.
 pub(crate) enum Runnable {
@@ -162,7 +165,11 @@ async fn stream(
     wire: &WireOptions,
     part: Part,
 ) -> Result<Answer, Status> {
-    let encoder = Encoder::new(schema, wire, server.message_size).map_err(|error| status(failed(error)))?;
+    let message_size = match wire.compression {
+        Some(_) => server.message_size.min(COMPRESSED_MAX),
+        None => server.message_size,
+    };
+    let encoder = Encoder::new(schema, wire, message_size).map_err(|error| status(failed(error)))?;
     let rows_max = planned.settings().batch_size;
     let results = server
         .engine
@@ -176,17 +183,31 @@ async fn stream(
 }
 
 /// Messages of `batches`, the schema first. Runs on the CPU runtime.
-fn encoded(
-    mut encoder: Encoder,
-    batches: SendableRecordBatchStream,
-    rows_max: usize,
-) -> impl Stream<Item = Result<Message, Error>> + Send {
-    let schema = stream::once(std::future::ready(Ok(encoder.schema())));
-    let messages = Gathered::new(batches, encoder.wire_schema(), rows_max).map(move |batch| {
-        let messages = encoder.batch(batch?).map_err(failed)?;
-        Ok::<_, Error>(stream::iter(messages.into_iter().map(Ok)))
+fn encoded(encoder: Encoder, batches: SendableRecordBatchStream, rows_max: usize) -> Encoded<Message> {
+    let schema = encoder.schema();
+    let encoder = Arc::new(encoder);
+    let cutter = Arc::clone(&encoder);
+    let pieces = Gathered::new(batches, encoder.wire_schema(), rows_max).map(move |batch| {
+        let pieces = cutter.cut(&batch?).map_err(failed)?;
+        Ok::<_, Error>(stream::iter(pieces.into_iter().map(Ok)))
     });
-    schema.chain(messages.try_flatten())
+    let pieces = pieces.try_flatten();
+    if encoder.goes_side_by_side() {
+        let parts = pieces.map_ok(move |piece| {
+            let encoder = Arc::clone(&encoder);
+            Unencoded::new(piece.bytes, move || {
+                let messages = encoder.piece(&piece).map_err(failed)?;
+                Ok(messages.into_iter().next().expect("a piece without dictionaries is one message"))
+            })
+        });
+        let schema = Unencoded::new(schema.weight(), || Ok(schema));
+        return Encoded::side_by_side(stream::iter([Ok(schema)]).chain(parts));
+    }
+    let messages = pieces.and_then(move |piece| {
+        let messages = encoder.piece(&piece).map_err(failed);
+        std::future::ready(messages.map(|messages| stream::iter(messages.into_iter().map(Ok))))
+    });
+    Encoded::in_turn(stream::iter([Ok(schema)]).chain(messages.try_flatten()))
 }
 
 fn failed(error: WireError) -> Error {

@@ -30,16 +30,20 @@ pub(super) fn layout(wire_schema: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
-/// Turns `batch` into batches of `wire_schema`, written as `layout`, each at most `bytes_max` bytes of data, in order. A
-/// single row that is wider is a batch of its own. A batch without columns keeps its number of rows.
+/// Rows of a batch that go in one message.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    /// As the query gave them.
+    pub(super) rows: RecordBatch,
+    /// What they are on the wire, without headers, padding and dictionaries.
+    pub(crate) bytes: usize,
+}
+
+/// Cuts `batch` into pieces that are at most `bytes_max` bytes of data as `wire_schema`, in order. A single row that is wider
+/// is a piece of its own. A batch without columns keeps its number of rows.
 ///
-/// Fails when the columns do not fit the schema, which is a bug of the caller, or when a value cannot be converted.
-pub(crate) fn to_wire(
-    batch: &RecordBatch,
-    wire_schema: &SchemaRef,
-    layout: &SchemaRef,
-    bytes_max: usize,
-) -> Result<Vec<RecordBatch>, ArrowError> {
+/// Fails when there are more columns or fewer than in the schema, which is a bug of the caller.
+pub(super) fn cut(batch: &RecordBatch, wire_schema: &Schema, bytes_max: usize) -> Result<Vec<Piece>, ArrowError> {
     if batch.num_columns() != wire_schema.fields().len() {
         return Err(ArrowError::SchemaError(format!(
             "batch has {} columns, its wire schema {}",
@@ -51,8 +55,8 @@ pub(crate) fn to_wire(
     let (mut start, rows) = (0, batch.num_rows());
     loop {
         let piece = first_piece(&batch.slice(start, rows - start), wire_schema, bytes_max);
-        start += piece.num_rows();
-        pieces.push(convert_batch(&piece, wire_schema, layout)?);
+        start += piece.rows.num_rows();
+        pieces.push(piece);
         if start >= rows {
             return Ok(pieces);
         }
@@ -61,7 +65,7 @@ pub(crate) fn to_wire(
 
 /// Rows at the start of `batch` that fit `bytes_max`: as many as there are if all pieces are to be of one size, made fewer
 /// until they fit, then doubled while they fill less than half, as when the wide rows come last.
-fn first_piece(batch: &RecordBatch, wire_schema: &SchemaRef, bytes_max: usize) -> RecordBatch {
+fn first_piece(batch: &RecordBatch, wire_schema: &Schema, bytes_max: usize) -> Piece {
     let bytes_of = |rows: usize| batch_bytes(&batch.slice(0, rows), wire_schema);
     let mut rows = batch.num_rows();
     let mut bytes = bytes_of(rows);
@@ -74,17 +78,17 @@ fn first_piece(batch: &RecordBatch, wire_schema: &SchemaRef, bytes_max: usize) -
     }
     while rows < batch.num_rows() && bytes <= bytes_max / 2 {
         let more = (rows * 2).min(batch.num_rows());
-        bytes = bytes_of(more);
-        if bytes > bytes_max {
+        let more_bytes = bytes_of(more);
+        if more_bytes > bytes_max {
             break;
         }
-        rows = more;
+        (rows, bytes) = (more, more_bytes);
     }
-    batch.slice(0, rows)
+    Piece { rows: batch.slice(0, rows), bytes }
 }
 
 /// Bytes that `batch` takes on the wire as `wire_schema`, without headers, padding and dictionaries.
-pub(super) fn batch_bytes(batch: &RecordBatch, wire_schema: &SchemaRef) -> usize {
+pub(super) fn batch_bytes(batch: &RecordBatch, wire_schema: &Schema) -> usize {
     batch
         .columns()
         .iter()
@@ -93,7 +97,14 @@ pub(super) fn batch_bytes(batch: &RecordBatch, wire_schema: &SchemaRef) -> usize
         .fold(0, usize::saturating_add)
 }
 
-fn convert_batch(batch: &RecordBatch, wire_schema: &Schema, layout: &SchemaRef) -> Result<RecordBatch, ArrowError> {
+/// `batch` as `wire_schema`, written as `layout`.
+///
+/// Fails when its columns do not fit the schema, or when a value cannot be converted.
+pub(super) fn to_wire(
+    batch: &RecordBatch,
+    wire_schema: &Schema,
+    layout: &SchemaRef,
+) -> Result<RecordBatch, ArrowError> {
     let columns = batch.columns().iter().zip(wire_schema.fields());
     let columns = columns.map(|(column, field)| written(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));

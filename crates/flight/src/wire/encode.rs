@@ -16,10 +16,13 @@ use datafusion::arrow::array::{
 use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef, UnionMode};
 use datafusion::arrow::error::ArrowError;
+use parking_lot::Mutex;
+use updraft_engine::Weight;
 
-use super::convert::{layout, to_wire, used_values, view_bytes, views_waste};
+use super::convert::{Piece, cut, layout, to_wire, used_values, view_bytes, views_waste};
 use super::message::Message;
 use super::options::{Compression, WireOptions};
+use super::types::wire_schema;
 
 /// Why a result could not be put on the wire.
 #[derive(Debug, thiserror::Error)]
@@ -46,6 +49,14 @@ pub(crate) struct Encoder {
     layout: SchemaRef,
     schema_message: Message,
     bytes_max: usize,
+    write: IpcWriteOptions,
+    goes_side_by_side: bool,
+    /// As many as pieces were encoded at the same time. They keep what takes long to make, such as the state of a codec, and
+    /// know which dictionaries went.
+    idle: Mutex<Vec<Writer>>,
+}
+
+struct Writer {
     stream: StreamEncoder,
     /// The stream of IPC begins with the schema, which went before.
     is_begun: bool,
@@ -74,11 +85,18 @@ impl Encoder {
         Ok(Self {
             schema_message: Message::new(&schema.ipc_message, Vec::new()).map_err(encode)?,
             bytes_max: message_size.max(1),
-            stream: StreamEncoder::try_new_with_options(&wire_schema, write).map_err(encode)?,
-            is_begun: false,
+            idle: Mutex::new(vec![Writer::new(&wire_schema, write.clone()).map_err(encode)?]),
+            write,
+            goes_side_by_side: compression.is_some() && !has_dictionaries(&wire_schema),
             layout: layout(&wire_schema),
             schema: wire_schema,
         })
+    }
+
+    /// Whether pieces are to be encoded side by side: each takes long, and none knows what others sent. Without compression
+    /// one core encodes several times what a client takes.
+    pub(crate) fn goes_side_by_side(&self) -> bool {
+        self.goes_side_by_side
     }
 
     /// What the batches are sent as.
@@ -91,29 +109,61 @@ impl Encoder {
         self.schema_message.clone()
     }
 
-    /// The messages of one batch of the query: none if it has no rows, else dictionaries that are new and one or more
-    /// record batches, to be sent in this order.
-    pub(crate) fn batch(&mut self, batch: RecordBatch) -> Result<Vec<Message>, WireError> {
+    /// The pieces of one batch of the query, to be sent in this order: none if it has no rows.
+    pub(crate) fn cut(&self, batch: &RecordBatch) -> Result<Vec<Piece>, WireError> {
         if batch.num_rows() == 0 {
             return Ok(Vec::new());
         }
-        let pieces = to_wire(&batch, &self.schema, &self.layout, self.bytes_max);
-        let pieces = pieces.map_err(|source| WireError::Convert { source })?;
-        let mut messages = Vec::with_capacity(pieces.len());
-        for piece in pieces {
-            self.piece(&piece, &mut messages).map_err(|source| WireError::Encode { source })?;
-        }
+        cut(batch, &self.schema, self.bytes_max).map_err(|source| WireError::Convert { source })
+    }
+
+    /// The messages of one piece: dictionaries that are new, and a record batch.
+    pub(crate) fn piece(&self, piece: &Piece) -> Result<Vec<Message>, WireError> {
+        let converted = to_wire(&piece.rows, &self.schema, &self.layout);
+        let converted = converted.map_err(|source| WireError::Convert { source })?;
+        let encode = |source| WireError::Encode { source };
+        let idle = self.idle.lock().pop();
+        let mut writer = idle.map_or_else(|| Writer::new(&self.schema, self.write.clone()), Ok).map_err(encode)?;
+        let messages = writer.write(&converted).map_err(encode)?;
+        self.idle.lock().push(writer);
         Ok(messages)
     }
 
-    fn piece(&mut self, piece: &RecordBatch, messages: &mut Vec<Message>) -> Result<(), ArrowError> {
-        let columns = piece.columns().iter().map(compact).collect::<Result<Vec<_>, _>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(piece.num_rows()));
-        let piece = RecordBatch::try_new_with_options(piece.schema(), columns, &options)?;
-        let written = Message::of_stream(self.stream.encode(&piece)?)?;
-        messages.extend(written.into_iter().skip(usize::from(!std::mem::replace(&mut self.is_begun, true))));
-        Ok(())
+    /// The messages of one batch of the query, all at once.
+    pub(crate) fn batch(&self, batch: &RecordBatch) -> Result<Vec<Message>, WireError> {
+        let messages = self.cut(batch)?.iter().map(|piece| self.piece(piece)).collect::<Result<Vec<_>, _>>()?;
+        Ok(messages.into_iter().flatten().collect())
     }
+}
+
+impl Writer {
+    fn new(schema: &Schema, write: IpcWriteOptions) -> Result<Self, ArrowError> {
+        Ok(Self { stream: StreamEncoder::try_new_with_options(schema, write)?, is_begun: false })
+    }
+
+    fn write(&mut self, batch: &RecordBatch) -> Result<Vec<Message>, ArrowError> {
+        let columns = batch.columns().iter().map(compact).collect::<Result<Vec<_>, _>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let batch = RecordBatch::try_new_with_options(batch.schema(), columns, &options)?;
+        let mut messages = Message::of_stream(self.stream.encode(&batch)?)?;
+        if !std::mem::replace(&mut self.is_begun, true) {
+            messages.remove(0);
+        }
+        Ok(messages)
+    }
+}
+
+/// Whether a column, or what is in one, is sent as a dictionary.
+fn has_dictionaries(schema: &Schema) -> bool {
+    schema.flattened_fields().iter().any(|field| matches!(field.data_type(), DataType::Dictionary(..)))
+}
+
+/// Encodes `batch` into messages of about `message_size` bytes; for benches. Returns the bytes of all, or `None` if it cannot be
+/// sent.
+pub fn encode_for_bench(batch: &RecordBatch, options: &WireOptions, message_size: usize) -> Option<usize> {
+    let schema = Arc::new(wire_schema(&batch.schema(), options));
+    let messages = Encoder::new(schema, options, message_size).and_then(|encoder| encoder.batch(batch));
+    Some(messages.ok()?.iter().map(Weight::weight).sum())
 }
 
 /// `schema` as an encapsulated IPC message: what FlightInfo, SchemaResult, prepared statements and `table_schema` carry.
@@ -214,7 +264,6 @@ mod tests {
     use crate::wire::convert::wire_bytes;
     use crate::wire::message::tests::received;
     use crate::wire::tests::{batch_of, every_column};
-    use crate::wire::wire_schema;
     use arrow_flight::FlightData;
     use arrow_flight::decode::FlightRecordBatchStream;
     use datafusion::arrow::array::{DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray};
@@ -232,10 +281,10 @@ mod tests {
     fn send(batches: &[RecordBatch], options: &str, message_size: usize) -> Sent {
         let options: WireOptions = options.parse().expect(options);
         let schema = Arc::new(wire_schema(&batches[0].schema(), &options));
-        let mut encoder = Encoder::new(Arc::clone(&schema), &options, message_size).expect("encoder");
+        let encoder = Encoder::new(Arc::clone(&schema), &options, message_size).expect("encoder");
         let mut messages = vec![received(&encoder.schema())];
         for batch in batches {
-            messages.extend(encoder.batch(batch.clone()).expect("encode").iter().map(received));
+            messages.extend(encoder.batch(batch).expect("encode").iter().map(received));
         }
         let mut stream = FlightRecordBatchStream::new_from_flight_data(stream::iter(messages.clone()).map(Ok));
         let batches: Vec<RecordBatch> = block_on((&mut stream).try_collect()).expect("decode");
@@ -355,6 +404,47 @@ mod tests {
         assert!(lz4 < plain && zstd < plain, "{plain} {lz4} {zstd}");
     }
 
+    fn encoder_of(input: &RecordBatch, options: &str, message_size: usize) -> Encoder {
+        let options: WireOptions = options.parse().expect(options);
+        let schema = Arc::new(wire_schema(&input.schema(), &options));
+        Encoder::new(schema, &options, message_size).expect("encoder")
+    }
+
+    #[test]
+    fn pieces_are_encoded_side_by_side_as_they_are_in_turn() {
+        let input = batch_of(every_column(5000));
+        let options = "wire_compression=zstd";
+        let in_turn = encoder_of(&input, options, 50_000).batch(&input).expect("encode");
+        let encoder = encoder_of(&input, options, 50_000);
+        assert!(encoder.goes_side_by_side());
+        let pieces = encoder.cut(&input).expect("cut");
+        assert!(pieces.len() > 3);
+        let side_by_side: Vec<Message> = std::thread::scope(|scope| {
+            let encoder = &encoder;
+            let tasks: Vec<_> = pieces.iter().map(|piece| scope.spawn(|| encoder.piece(piece))).collect();
+            tasks.into_iter().flat_map(|task| task.join().expect("no panic").expect("encode")).collect()
+        });
+        let received = |messages: &[Message]| messages.iter().map(received).collect::<Vec<_>>();
+        assert!(received(&side_by_side) == received(&in_turn));
+        for options in ["", "wire_types=native;wire_compression=zstd"] {
+            assert!(!encoder_of(&input, options, 50_000).goes_side_by_side(), "{options}");
+        }
+    }
+
+    #[test]
+    fn a_column_of_numbers_goes_as_it_lies_in_memory_and_nothing_with_it() {
+        let ints = Int64Array::from_iter_values(0..8000);
+        let address = ints.values().inner().as_ptr().addr();
+        let input = batch_of(vec![Arc::new(ints)]);
+        for (start, rows) in [(0, 8000), (1000, 2000)] {
+            let messages = encoder_of(&input, "", 2 << 20).batch(&input.slice(start, rows)).expect("encode");
+            let [message] = &messages[..] else { panic!("{} messages", messages.len()) };
+            assert_eq!(received(message).data_body.len(), rows * 8, "no validity");
+            let values = message.clone().into_pieces().last().expect("values");
+            assert_eq!((values.as_ptr().addr(), values.len()), (address + start * 8, rows * 8));
+        }
+    }
+
     #[test]
     fn an_empty_result_is_a_schema_alone() {
         let empty = batch_of(every_column(3)).slice(0, 0);
@@ -454,24 +544,25 @@ mod tests {
         assert!(wire_bytes(&column, &DataType::Utf8) > i32::MAX as usize);
         let input = batch_of(vec![column]);
         let schema = Arc::new(wire_schema(&input.schema(), &WireOptions::default()));
-        let pieces = to_wire(&input.slice(0, 20), &schema, &layout(&schema), 4 << 20).expect("convert");
-        assert_eq!(pieces.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [3, 3, 3, 3, 3, 3, 2]);
+        let pieces = cut(&input.slice(0, 20), &schema, 4 << 20).expect("it fits the schema");
+        let pieces = pieces.iter().map(|piece| to_wire(&piece.rows, &schema, &layout(&schema)).expect("convert"));
+        assert_eq!(pieces.map(|piece| piece.num_rows()).collect::<Vec<_>>(), [3, 3, 3, 3, 3, 3, 2]);
     }
 
     #[test]
     fn a_value_that_does_not_fit_is_an_error_not_a_null() {
         let schema = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int32, true)]));
         let column: ArrayRef = Arc::new(Int64Array::from(vec![1 << 40]));
-        let mut encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20).expect("encoder");
-        assert!(matches!(encoder.batch(batch_of(vec![column])), Err(WireError::Convert { .. })));
+        let encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20).expect("encoder");
+        assert!(matches!(encoder.batch(&batch_of(vec![column])), Err(WireError::Convert { .. })));
     }
 
     #[test]
     fn a_batch_of_another_shape_is_an_error() {
         let schema = Arc::new(Schema::new(vec![Field::new("c0", DataType::Int32, true)]));
-        let mut encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20).expect("encoder");
+        let encoder = Encoder::new(schema, &WireOptions::default(), 2 << 20).expect("encoder");
         let columns = every_column(2)[..2].to_vec();
-        assert!(matches!(encoder.batch(batch_of(columns)), Err(WireError::Convert { .. })));
+        assert!(matches!(encoder.batch(&batch_of(columns)), Err(WireError::Convert { .. })));
     }
 
     #[test]

@@ -24,6 +24,7 @@ pub(crate) mod upload;
 mod upload_body;
 mod upload_schema;
 
+pub use encode::encode_for_bench;
 pub(crate) use encode::{Encoder, WireError, schema_bytes};
 pub(crate) use gather::Gathered;
 pub(crate) use message::{COPIED_MAX, Message};

@@ -20,10 +20,10 @@ use crate::wire::{Encoder, WireOptions};
 /// The messages a client would send for `batches`, types as they are.
 fn messages(batches: &[RecordBatch], compression: &str) -> Vec<FlightData> {
     let options = format!("wire_types=native;wire_compression={compression}").parse::<WireOptions>().expect("options");
-    let mut encoder = Encoder::new(batches[0].schema(), &options, usize::MAX).expect("encoder");
+    let encoder = Encoder::new(batches[0].schema(), &options, usize::MAX).expect("encoder");
     let mut messages = vec![received(&encoder.schema())];
     for batch in batches {
-        messages.extend(encoder.batch(batch.clone()).expect("encode").iter().map(received));
+        messages.extend(encoder.batch(batch).expect("encode").iter().map(received));
     }
     messages
 }

@@ -3,6 +3,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
 
+const DATA: u8 = 0;
 pub(super) const HEADERS: u8 = 1;
 pub(super) const RST_STREAM: u8 = 3;
 pub(super) const SETTINGS: u8 = 4;
@@ -104,6 +105,24 @@ async fn rapid_resets_end_the_connection() {
     }
     assert!(calm, "told to calm down, then closed");
     server.opened(0).await;
+    assert!(server.client().await.get("/x").await.is_ok(), "others go on");
+}
+
+#[tokio::test]
+async fn answers_that_are_reset_once_they_began_leave_nothing() {
+    let server = start(Limits::default(), None);
+    let mut rude = Rude::connect(&server).await;
+    // Only the windows of the streams bound what each gets.
+    rude.write(&frame(WINDOW_UPDATE, 0, 0, &(1_u32 << 30).to_be_bytes())).await.unwrap();
+    for stream in (1..2000).step_by(2) {
+        rude.write(&request(stream, "/endless")).await.unwrap();
+        while !matches!(rude.read().await, Some(frame) if frame.kind == DATA && frame.stream == stream) {}
+        rude.write(&frame(RST_STREAM, 0, stream, &8u32.to_be_bytes())).await.unwrap();
+    }
+    server.opened(0).await;
+    assert_eq!(server.held.load(Ordering::SeqCst), 0);
+    rude.write(&request(2001, "/x")).await.unwrap();
+    while !matches!(rude.read().await, Some(frame) if frame.kind == HEADERS && frame.stream == 2001) {}
     assert!(server.client().await.get("/x").await.is_ok(), "others go on");
 }
 
