@@ -46,6 +46,8 @@ step lint-format cargo fmt --all --check
 step lint-clippy cargo clippy -q --workspace --all-targets -- -D warnings
 step build cargo build -q --workspace --all-targets
 step rust-tests rust_tests
+# Of the workspace, so that nothing is built anew with other features.
+step rust-tests-tight cargo test -q --workspace --test tight -- --ignored
 step clients-cli-build flight_cli
 step clients-python clients python
 step clients-jdbc clients jdbc

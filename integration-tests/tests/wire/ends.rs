@@ -12,7 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
 
 use crate::client::{Wire, collect, ticket};
-use crate::{LONG, SILENT, as_it_is, nothing_runs, with_server};
+use crate::{LONG, SILENT, as_it_is, entries, nothing_runs, with_server};
 
 async fn cancel(wire: &mut Wire, info: &FlightInfo) -> Result<CancelStatus, Status> {
     let request = CancelFlightInfoRequest { info: Some(info.clone()) };
@@ -200,28 +200,39 @@ async fn count(mut stream: tonic::Streaming<arrow_flight::FlightData>) -> Result
 
 #[test]
 fn a_hard_stop_ends_what_runs() {
-    crate::support::run(async {
-        let server = crate::Server::start(crate::folder(), |_| {}).await;
-        let mut wire = Wire::new(&server).await;
-        let info = wire.plan(SILENT).await.unwrap();
-        let fetching = tokio::spawn(collect(wire.open(ticket(&info)).await.unwrap()));
-        while server.running.engine().running() == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let engine = std::sync::Arc::clone(server.running.engine());
-        let started = Instant::now();
-        let ended = server.running.drain(Duration::from_millis(200), std::future::pending()).await.unwrap();
-        assert!(ended.killed, "the grace was over");
-        assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
-        assert!(fetching.await.unwrap().is_err());
-        for _ in 0..200 {
-            if engine.running() == 0 {
-                return;
+    // Neither is over before the test is; the second is in the middle of spilling.
+    let spilling = "SELECT value, repeat('x', 100) || value AS text FROM generate_series(1, 100000000) ORDER BY text";
+    for (sql, memory, spills) in [(SILENT, "256MiB", false), (spilling, "64MiB", true)] {
+        crate::support::run(async {
+            let folder = tempfile::tempdir().unwrap();
+            let server = crate::Server::start(crate::folder(), |config| {
+                config.engine.memory_limit = Some(memory.parse().unwrap());
+                config.engine.spill_directories = vec![folder.path().to_owned()];
+            })
+            .await;
+            let mut wire = Wire::new(&server).await;
+            let info = wire.plan(sql).await.unwrap();
+            let fetching = tokio::spawn(collect(wire.open(ticket(&info)).await.unwrap()));
+            let engine = std::sync::Arc::clone(server.running.engine());
+            while engine.running() == 0 || (spills && engine.spilled() == 0) {
+                assert!(!fetching.is_finished(), "it ended by itself");
+                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("a query runs on");
-    });
+            let started = Instant::now();
+            let ended = server.running.drain(Duration::from_millis(200), std::future::pending()).await.unwrap();
+            assert!(ended.killed, "the grace was over");
+            assert!(started.elapsed() < Duration::from_secs(4), "{:?}", started.elapsed());
+            assert!(fetching.await.unwrap().is_err());
+            let left = || (engine.running(), engine.memory_reserved(), engine.spilled(), entries(folder.path()));
+            for _ in 0..200 {
+                if left() == (0, 0, 0, 0) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("runs, bytes of memory, bytes and files on disk that are left: {:?}", left());
+        });
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use tonic::Code;
 
 use crate::client::Wire;
-use crate::{nothing_runs, with_server};
+use crate::{entries, nothing_runs, with_server};
 
 /// Some 30 MB, most of it text that is nowhere twice.
 const WIDE: &str = "SELECT value AS id, value % 977 AS k, repeat('x', 120) || value AS text \
@@ -40,7 +40,7 @@ fn the_smallest_budget_runs_a_sort_a_group_by_and_a_join() {
 #[test]
 fn a_query_beyond_its_spill_quota_fails_alone_and_leaves_nothing() {
     let spill = tempfile::tempdir().unwrap();
-    let files = || walk(spill.path());
+    let files = || entries(spill.path());
     with_server(
         |config| {
             config.engine.memory_limit = Some("32MiB".parse().unwrap());
@@ -69,10 +69,4 @@ fn a_query_beyond_its_spill_quota_fails_alone_and_leaves_nothing() {
         },
     );
     assert_eq!(files(), 0, "the process's own folder and its lock are gone too");
-}
-
-/// How many files and folders are below `folder`.
-fn walk(folder: &std::path::Path) -> usize {
-    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
-    entries.map(|entry| 1 + walk(&entry.unwrap().path())).sum()
 }

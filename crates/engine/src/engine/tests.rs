@@ -2,12 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod allowed;
+mod fitted;
+mod guarded;
 mod held;
 mod parts;
 mod side_by_side;
 mod spilling;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch};
@@ -63,7 +66,8 @@ impl Fixture {
             updraft_catalog::Config { data: vec![dir.path().to_str().unwrap().to_owned()], ..Default::default() };
         catalog.views.insert("v".to_owned(), "SELECT id FROM t WHERE id > 1".to_owned());
         let catalog = Catalog::open(catalog, Handle::current()).await.unwrap_or_else(|errors| panic!("{errors:?}"));
-        let config = Config { cpu_threads: 2, memory_limit: Some(ByteSize::mib(256)), ..config };
+        let memory_limit = config.memory_limit.or(Some(ByteSize::mib(256)));
+        let config = Config { cpu_threads: 2, memory_limit, ..config };
         Self { engine: Engine::new(config, &[], Arc::new(hot(catalog))).unwrap(), dir }
     }
 
@@ -104,6 +108,15 @@ impl Fixture {
         Ok((batches, usage.report()))
     }
 
+    /// What the run of `sql` gave, one line for each row, and what it used, however it ended.
+    async fn outcome(&self, session: &Session, sql: &str) -> (Result<String, Error>, Report) {
+        let planned = self.plan(session, sql).await;
+        let stream = self.engine.run(session, planned, Part::Whole, None, as_they_are).unwrap();
+        let usage = stream.usage();
+        let batches: Result<Vec<_>, _> = stream.map_ok(|Batch(batch)| batch).try_collect().await;
+        (batches.map(|batches| lines(&batches)), usage.report())
+    }
+
     /// The answer, one line for each row, and what the cache of results did.
     async fn ask(&self, session: &Session, sql: &str) -> (String, ResultCacheUse) {
         let planned = self.plan(session, sql).await;
@@ -121,6 +134,16 @@ impl Fixture {
         let (hits, misses) = std::mem::replace(before, (figures.hits, figures.misses));
         (figures.hits - hits, figures.misses - misses)
     }
+}
+
+/// Waits until that is so.
+async fn until(is_so: impl Fn() -> bool) {
+    let looks = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), looks).await.expect("it takes no minute");
 }
 
 fn lines(batches: &[RecordBatch]) -> String {
