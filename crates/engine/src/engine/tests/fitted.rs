@@ -4,7 +4,6 @@ use super::*;
 use crate::config::{MemoryPoolKind, Partitions};
 use crate::error::ErrorKind;
 use crate::memory::{Claim, Memory};
-use crate::query::QueryId;
 
 /// A group for each row.
 const WIDE: &str = "SELECT count(*), sum(c), max(k) FROM (SELECT id AS k, count(*) AS c FROM n GROUP BY id)";
@@ -76,8 +75,8 @@ async fn by_itself_a_query_has_the_partitions_its_data_is_worth_and_others_leave
     let partitions = async |sql: &str| fixture.outcome(&session, sql).await.1.partitions;
     assert_eq!(partitions("SELECT count(*) FROM (SELECT DISTINCT id FROM t)").await, 1);
     assert_eq!(partitions(WIDE).await, 2, "a core each");
-    let others: Vec<_> =
-        (0..3).map(|_| fixture.engine.runs.enter(QueryId::new(), &session.principal, 0, Duration::ZERO)).collect();
+    let planned = fixture.plan(&session, WIDE).await;
+    let others: Vec<_> = (0..3).map(|_| fixture.engine.runs.enter(&planned, None)).collect();
     assert_eq!(partitions(WIDE).await, 1);
     drop(others);
 }

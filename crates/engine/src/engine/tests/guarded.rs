@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::error::ErrorKind;
 use crate::memory::{Allocator, Claim, Reclaim};
-use crate::query::{Attempt, QueryId, RunGuard};
+use crate::query::{Attempt, RunGuard};
 use crate::run::QueryStream;
 
 const MIB: u64 = 1 << 20;
@@ -144,10 +144,10 @@ async fn no_query_is_ended_for_what_a_cache_lets_go_of() {
 }
 
 /// A run that holds `bytes`. What ends its present attempt is the last.
-fn holding(fixture: &Fixture, bytes: usize) -> (RunGuard, MemoryReservation, CancellationToken) {
-    let (engine, principal, trial) = (&fixture.engine, Principal::new("ann"), CancellationToken::new());
-    let run = engine.runs.enter(QueryId::new(), &principal, 0, Duration::ZERO);
-    let claim = Claim { principal, priority: 10, principal_limit: u64::MAX, shares: true };
+async fn holding(fixture: &Fixture, bytes: usize) -> (RunGuard, MemoryReservation, CancellationToken) {
+    let (engine, session, trial) = (&fixture.engine, fixture.session("ann"), CancellationToken::new());
+    let run = engine.runs.enter(&*fixture.plan(&session, "SELECT 1").await, None);
+    let claim = Claim { principal: session.principal, priority: 10, principal_limit: u64::MAX, shares: true };
     let memory = engine.memory().try_query(&claim, 0, u64::MAX, 0, &trial).unwrap();
     let (figures, pool) = (Arc::clone(memory.figures()), memory as Arc<dyn MemoryPool>);
     let held = MemoryConsumer::new("all").register(&pool);
@@ -163,8 +163,8 @@ async fn who_is_ended_lets_go_before_the_next_is_and_is_ended_for_good_the_secon
     let fixture = Fixture::new(Config::default()).await;
     let end = |least| fixture.engine.runs.end_largest(least, |bytes| format!("it held {bytes}"));
     assert_eq!(end(0), None, "nothing runs");
-    let (small, _small, of_small) = holding(&fixture, 1_000);
-    let (large, _large, of_large) = holding(&fixture, 5_000);
+    let (small, _small, of_small) = holding(&fixture, 1_000).await;
+    let (large, _large, of_large) = holding(&fixture, 5_000).await;
     let ended = |run: &RunGuard, trial: &CancellationToken| (trial.is_cancelled(), run.cancel.is_cancelled());
     assert_eq!(end(5_001), None, "it would not help");
     assert_eq!(end(5_000), Some(5_000));

@@ -4,8 +4,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::config::SpillCompression;
-use crate::launch::{Effort, Streams, fit};
-use crate::query::Runs;
+use crate::launch::{Effort, fit};
 
 /// Sorts half a million numbers with little memory: the answer, and the bytes it has spilled.
 async fn sort(spill_compression: SpillCompression) -> (String, u64) {
@@ -36,9 +35,8 @@ async fn fan_in(spill_merge_fan_in: usize, effort: Effort) -> usize {
     let (engine, session) = (&fixture.engine, fixture.session("ann"));
     let planned = fixture.plan(&session, "SELECT id FROM n ORDER BY id % 7").await;
     let Work::Query(ready) = &planned.work else { panic!("a query") };
-    let run = Arc::new(Runs::default()).enter(planned.id(), &session.principal, 0, Default::default());
     let fitted = fit(engine, &planned, ready, &CancellationToken::new(), effort).await.unwrap();
-    let turn = fitted.turn(engine, &planned, &run, Streams::One).await.unwrap();
+    let turn = fitted.turn(engine, &planned).await.unwrap();
     turn.context.runtime_env().disk_manager.max_spill_merge_fan_in()
 }
 
