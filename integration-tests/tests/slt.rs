@@ -130,9 +130,12 @@ fn files() -> Vec<PathBuf> {
     files
 }
 
+/// What is set before the files run.
+type Set = fn(&mut Config);
+
 /// With tables read from their files, with the cache of hot tables, and with the smallest budget there is. A statement
 /// that does not apply says so by that label: `skipif hot`.
-const WAYS: [(&str, fn(&mut Config)); 3] = [
+const WAYS: [(&str, Set); 3] = [
     ("cold", |config| config.hot.memory_limit = Some("0B".parse().unwrap())),
     ("hot", |_| {}),
     ("little", |config| {
