@@ -1,9 +1,12 @@
-//! Makes the filter of a join a place where its query can be ended, and where it makes room for others.
+//! Makes the filter of a join a place where its query can be ended, and where it makes room for others. Likewise the
+//! aggregates of window functions.
 //!
 //! A nested loop join compares all rows of one side with a batch of the other within one poll, and when its
 //! filter lets nothing through there is no batch at which `cooperate` could make it yield. What it does
 //! call, again and again, is its filter. So the filter looks whether the query was cancelled, and now and then
 //! hands the runtime's worker over to other queries; this one goes on beside them on a thread of its own.
+
+mod windows;
 
 use std::fmt;
 use std::hash::{Hash, Hasher};
@@ -29,10 +32,12 @@ use crate::cooperate::{CooperateExec, needs_place};
 use crate::error::Error;
 use crate::memory::unspilled;
 
-/// Each call is a batch of rows, some ten microseconds: a worker is handed over every few milliseconds.
+/// Each call is a batch of rows of a join, some ten microseconds, or a row of a window: a worker is handed over at least
+/// every few milliseconds, unless a row's frame takes long itself.
 const CALLS_BETWEEN_HANDOVERS: u32 = 256;
 
-/// `plan`, whose operators and the filters of whose joins look at `cancel`, and whose nested loop joins never spill.
+/// `plan`, whose operators, with the filters and aggregates within them, look at `cancel`, and whose nested loop joins
+/// never spill.
 pub(crate) fn interruptible(
     plan: Arc<dyn ExecutionPlan>,
     cancel: &CancellationToken,
@@ -49,7 +54,7 @@ pub(crate) fn interruptible(
     .data()
 }
 
-/// `node`, with a filter that watches `cancel` if it is a join that has one.
+/// `node`, with what is called again and again within one poll of it watching `cancel`.
 fn watching(node: Arc<dyn ExecutionPlan>, cancel: &CancellationToken) -> Result<Arc<dyn ExecutionPlan>> {
     if let Some(join) = node.downcast_ref::<NestedLoopJoinExec>()
         && let Some(filter) = join.filter()
@@ -77,21 +82,47 @@ fn watching(node: Arc<dyn ExecutionPlan>, cancel: &CancellationToken) -> Result<
         )?;
         return Ok(Arc::new(join));
     }
-    Ok(node)
+    Ok(windows::watching(node.as_ref(), &Watch::of(cancel))?.unwrap_or(node))
 }
 
 fn watched(filter: &JoinFilter, cancel: &CancellationToken) -> JoinFilter {
     let inner = Arc::clone(filter.expression());
-    let expression = Watched { inner, cancel: cancel.clone(), calls: Arc::default() };
+    let expression = Watched { inner, watch: Watch::of(cancel) };
     JoinFilter::new(Arc::new(expression), filter.column_indices().to_vec(), Arc::clone(filter.schema()))
+}
+
+/// What is called again and again within one poll looks whether its query goes on.
+#[derive(Debug, Clone)]
+struct Watch {
+    cancel: CancellationToken,
+    calls: Arc<AtomicU32>,
+}
+
+impl Watch {
+    fn of(cancel: &CancellationToken) -> Self {
+        Self { cancel: cancel.clone(), calls: Arc::default() }
+    }
+
+    /// Now and then makes room for others.
+    ///
+    /// # Errors
+    /// `Error::Cancelled` when the query was cancelled.
+    fn look(&self) -> Result<()> {
+        if self.cancel.is_cancelled() {
+            return Err(DataFusionError::External(Box::new(Error::Cancelled)));
+        }
+        if self.calls.fetch_add(1, Ordering::Relaxed) % CALLS_BETWEEN_HANDOVERS == CALLS_BETWEEN_HANDOVERS - 1 {
+            hand_over();
+        }
+        Ok(())
+    }
 }
 
 /// An expression that gives what `inner` gives, unless its query was cancelled.
 #[derive(Debug)]
 struct Watched {
     inner: Arc<dyn PhysicalExpr>,
-    cancel: CancellationToken,
-    calls: Arc<AtomicU32>,
+    watch: Watch,
 }
 
 impl PhysicalExpr for Watched {
@@ -104,12 +135,7 @@ impl PhysicalExpr for Watched {
     }
 
     fn evaluate(&self, batch: &RecordBatch) -> Result<ColumnarValue> {
-        if self.cancel.is_cancelled() {
-            return Err(DataFusionError::External(Box::new(Error::Cancelled)));
-        }
-        if self.calls.fetch_add(1, Ordering::Relaxed) % CALLS_BETWEEN_HANDOVERS == CALLS_BETWEEN_HANDOVERS - 1 {
-            hand_over();
-        }
+        self.watch.look()?;
         self.inner.evaluate(batch)
     }
 
@@ -119,7 +145,7 @@ impl PhysicalExpr for Watched {
 
     fn with_new_children(self: Arc<Self>, children: Vec<Arc<dyn PhysicalExpr>>) -> Result<Arc<dyn PhysicalExpr>> {
         let inner = children.into_iter().next().unwrap_or_else(|| Arc::clone(&self.inner));
-        Ok(Arc::new(Self { inner, cancel: self.cancel.clone(), calls: Arc::clone(&self.calls) }))
+        Ok(Arc::new(Self { inner, watch: self.watch.clone() }))
     }
 
     fn fmt_sql(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -169,31 +195,33 @@ mod tests {
     /// A join that compares for minutes and gives nothing.
     const ENDLESS: &str = "SELECT count(*) FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
 
-    /// The same as a hash join, of one key.
-    const ENDLESS_HASH: &str = "SELECT count(*) FROM range(300000) a JOIN range(300000) b ON a.value % 1 = b.value % 1 AND a.value < b.value - 2000000";
+    /// The same as a hash join of one key, or, with little room, a merge join.
+    const ENDLESS_KEYED: &str = "SELECT count(*) FROM range(300000) a JOIN range(300000) b ON a.value % 1 = b.value % 1 AND a.value < b.value - 2000000";
 
-    /// The same as a merge join, of one key.
-    const ENDLESS_MERGE: &str = "SELECT count(*) FROM range(300000) a JOIN range(300000) b ON a.value % 1 = b.value % 1 AND a.value < b.value - 2000000";
+    /// A partition that takes long: all there is in a frame is looked at for each row.
+    const ENDLESS_WINDOW: &str = "SELECT max(m) FROM (SELECT median(value) OVER (ROWS BETWEEN 50000 PRECEDING AND UNBOUNDED FOLLOWING) AS m FROM range(100000))";
 
-    async fn start(sql: &str, cancel: &CancellationToken) -> tokio::task::JoinHandle<Result<Vec<RecordBatch>>> {
+    fn context(careful: bool) -> SessionContext {
         let mut config = SessionConfig::new().with_target_partitions(1);
-        config.options_mut().extensions.insert(Fit { room: 1, careful: sql == ENDLESS_MERGE });
+        config.options_mut().extensions.insert(Fit { room: 1, careful });
         let state = SessionStateBuilder::new().with_config(config).with_default_features();
-        let state = state.with_physical_optimizer_rules(fit::rules()).build();
-        let context = SessionContext::new_with_state(state);
-        let plan = context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
-        let plan = interruptible(plan, cancel).expect("it is rewritten");
-        tokio::spawn(collect(plan, context.task_ctx()))
+        SessionContext::new_with_state(state.with_physical_optimizer_rules(fit::rules()).build())
+    }
+
+    async fn planned(context: &SessionContext, sql: &str) -> Arc<dyn ExecutionPlan> {
+        context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans")
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
-    async fn a_join_that_gives_nothing_can_be_cancelled_and_leaves_room_for_others() {
-        for sql in [ENDLESS, ENDLESS_HASH, ENDLESS_MERGE] {
-            let cancel = CancellationToken::new();
-            let query = start(sql, &cancel).await;
+    async fn an_operator_that_gives_nothing_can_be_cancelled_and_leaves_room_for_others() {
+        let queries = [(ENDLESS, false), (ENDLESS_KEYED, false), (ENDLESS_KEYED, true), (ENDLESS_WINDOW, false)];
+        for (sql, careful) in queries {
+            let (context, cancel) = (context(careful), CancellationToken::new());
+            let plan = interruptible(planned(&context, sql).await, &cancel).expect("it is rewritten");
+            let query = tokio::spawn(collect(plan, context.task_ctx()));
             // Time for the merge join to sort what it compares.
             tokio::time::sleep(Duration::from_millis(500)).await;
-            // The only worker is busy with the join, unless it was handed over.
+            // The only worker is busy with the query, unless it was handed over.
             let other = tokio::spawn(async { 1 });
             let other = tokio::time::timeout(Duration::from_secs(5), other).await.expect("room for others");
             assert_eq!(other.ok(), Some(1), "{sql}");
@@ -205,17 +233,30 @@ mod tests {
 
     #[tokio::test]
     async fn answers_stay_the_same() {
-        let context = SessionContext::new();
+        let mut queries = Vec::new();
         for join in ["a.value < b.value", "a.value % 3 = b.value % 3 AND a.value > b.value"] {
             for kind in ["INNER", "LEFT", "FULL"] {
-                let sql =
-                    format!("SELECT a.value, b.value FROM range(20) a {kind} JOIN range(15) b ON {join} ORDER BY 1, 2");
+                queries.push(format!("a.value, b.value FROM range(20) a {kind} JOIN range(15) b ON {join}"));
+            }
+        }
+        for function in ["median(value)", "count(DISTINCT value % 4)", "sum(value) FILTER (WHERE value % 2 = 0)"] {
+            for frame in [
+                "ORDER BY value",
+                "PARTITION BY value % 3 ORDER BY value ROWS BETWEEN 2 PRECEDING AND 1 FOLLOWING",
+                "ORDER BY value DESC RANGE BETWEEN 3 PRECEDING AND UNBOUNDED FOLLOWING",
+                "ORDER BY value ROWS BETWEEN 5 PRECEDING AND 4 PRECEDING",
+            ] {
+                queries.push(format!("value, {function} OVER ({frame}) FROM range(40)"));
+            }
+        }
+        for rows in queries {
+            let sql = format!("SELECT {rows} ORDER BY 1, 2");
+            for context in [SessionContext::new(), context(false)] {
                 // A plan is run once: joins keep what they have built.
-                let plan =
-                    async || context.sql(&sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
-                let wrapped = interruptible(plan().await, &CancellationToken::new()).expect("it is rewritten");
-                let plain = collect(plan().await, context.task_ctx()).await.expect("it runs");
-                assert_eq!(plain, collect(wrapped, context.task_ctx()).await.expect("it runs"), "{sql}");
+                let wrapped = interruptible(planned(&context, &sql).await, &CancellationToken::new());
+                let wrapped = collect(wrapped.expect("it is rewritten"), context.task_ctx()).await.expect("it runs");
+                let plain = collect(planned(&context, &sql).await, context.task_ctx()).await.expect("it runs");
+                assert_eq!(plain, wrapped, "{sql}");
             }
         }
     }

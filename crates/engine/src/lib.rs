@@ -22,7 +22,7 @@
 //! | `settings` | what a session may change, and the checks |
 //! | `session`, `prepared` | the only state kept for a client, bounded and expiring |
 //! | `cooperate` | operators give way to other queries, and end when theirs was cancelled |
-//! | `interrupt` | a join that gives nothing can be cancelled too |
+//! | `interrupt` | a join that gives nothing, or a window function that takes long, can be cancelled too |
 //! | `passing` | what nodes that pass rows on have in common |
 //! | `hidden` | what a query is planned with that is no setting of DataFusion's |
 //! | `fit` | plans that live within their memory |

@@ -81,6 +81,17 @@ impl RunningWindowExec {
     fn new(window: BoundedWindowAggExec) -> Self {
         Self { window, metrics: ExecutionPlanMetricsSet::new() }
     }
+
+    /// The operator in whose place it is.
+    pub(crate) fn window(&self) -> &BoundedWindowAggExec {
+        &self.window
+    }
+
+    /// The same with other functions, which give the same columns.
+    pub(crate) fn with_functions(&self, functions: Vec<Arc<dyn WindowExpr>>) -> Result<Self> {
+        let (input, partitioned) = (Arc::clone(self.window.input()), !self.window.partition_keys().is_empty());
+        Ok(Self::new(BoundedWindowAggExec::try_new(functions, input, InputOrderMode::Sorted, partitioned)?))
+    }
 }
 
 impl DisplayAs for RunningWindowExec {

@@ -119,6 +119,12 @@ impl WindowByPartitionExec {
     pub(crate) fn window(&self) -> &WindowAggExec {
         &self.window
     }
+
+    /// The same with other functions, which give the same columns.
+    pub(crate) fn with_functions(&self, functions: Vec<Arc<dyn WindowExpr>>) -> Result<Self> {
+        let partitioned = !self.window.partition_keys().is_empty();
+        Ok(Self::new(WindowAggExec::try_new(functions, Arc::clone(self.window.input()), partitioned)?))
+    }
 }
 
 impl DisplayAs for WindowByPartitionExec {
