@@ -265,6 +265,7 @@ impl Fitted {
         let take = move || shared.try_query(&claim, grant.min(limit), limit, floor, &cancel);
         let permit = engine.admission().enter(&planned.principal, lane, take).await?;
         let memory = Arc::clone(permit.grant());
+        memory.leave_to_merges(self.footprint.gathered_share());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
         let uncounted = MemoryConsumer::new("Uncounted").register(&pool);
         if counts_all {

@@ -68,13 +68,15 @@ pub(crate) struct Footprint {
     spillers: u64,
     /// Bytes of the largest batch that one of them spills.
     spilled_batch: u64,
+    /// What a sort holds of a row to compare it, for a hundred bytes of the row; of that sort where it is most.
+    compared: u64,
 }
 
 /// Weighs `plan`, which gives batches of `batch_size` rows to a client for whom `stream_buffer` bytes may wait.
 pub(crate) fn of(plan: &Arc<dyn ExecutionPlan>, batch_size: usize, stream_buffer: u64) -> Footprint {
     let (root, sums) = walk::weigh(plan.as_ref(), batch_size);
-    // One batch is being encoded while another is made (by several tasks, their parts take of the buffer), and while partitions are merged, one of each waits and one
-    // is being made.
+    // One batch is being encoded while another is made (by several tasks, their parts take of the buffer), and while
+    // partitions are merged, one of each waits and one is being made.
     let batches = match plan.output_partitioning().partition_count() as u64 {
         0 | 1 => 2,
         partitions => partitions.saturating_mul(2).saturating_add(2),
@@ -99,6 +101,7 @@ pub(crate) fn of(plan: &Arc<dyn ExecutionPlan>, batch_size: usize, stream_buffer
         sorts: sums.sorts,
         spillers: sums.spillers,
         spilled_batch: sums.spilled_batch,
+        compared: sums.compared,
     }
 }
 
@@ -112,6 +115,12 @@ impl Footprint {
         let two_runs = self.spilled_batch.saturating_mul(2 * PER_RUN);
         let bytes = quarter.max(two_runs).min(SORT_RESERVATION_MAX);
         usize::try_from(bytes).unwrap_or(usize::MAX)
+    }
+
+    /// Of what a sort may have, in per cent, what its rows may take twice while it gathers them. When it then merges them, to
+    /// give or to spill them, each is there once, and beside it all of it that is compared.
+    pub(crate) fn gathered_share(&self) -> u64 {
+        (200 * 100 / self.compared.saturating_add(100)).min(100)
     }
 
     /// What an operator that can spill needs before it has anything to spill: its input arrives in batches, and a sort

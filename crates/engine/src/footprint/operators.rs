@@ -27,6 +27,8 @@ const HASH_BYTES: u64 = 32;
 /// Batches for each run that is merged: one, which DataFusion counts double, because rows in sortable form stand
 /// beside it, and half as much again for what batches read back are larger than their rows.
 pub(super) const PER_RUN: u64 = 3;
+/// Where a row in sortable form begins.
+const OFFSET_BYTES: u64 = 8;
 /// Batches with which a sort can merge two runs.
 const MERGING: u64 = 2 * PER_RUN;
 /// Batches with which an operator that spills gets on well enough: two runs are merged with one batch read ahead of
@@ -174,9 +176,22 @@ fn of_sort(walk: &mut Walk, sort: &SortExec, at: Place) -> Own {
         return Own { minimum: kept, appetite: kept, ..passing };
     }
     walk.sums.sorts = walk.sums.sorts.saturating_add(at.partitions);
+    walk.sums.compared = walk.sums.compared.max(compared(walk, sort));
     walk.sums.spills(at.partitions, at.batch);
     let minimum = at.each(SPILLING).min(all_max).saturating_add(pinned);
     Own { minimum, appetite: walk.twice(all), ..passing }
+}
+
+/// What a sort holds of a row to compare it, for a hundred bytes of the row. One key of a common type is compared where it is.
+fn compared(walk: &Walk, sort: &SortExec) -> u64 {
+    let (schema, keys) = (sort.schema(), sort.expr());
+    if let [key] = &keys[..]
+        && key.expr.data_type(&schema).is_ok_and(|kind| kind.is_primitive() || kind.is_string() || kind.is_binary())
+    {
+        return 100;
+    }
+    let bytes = keys.iter().fold(OFFSET_BYTES, |sum, key| sum.saturating_add(walk.sortable(&key.expr, &schema)));
+    bytes.saturating_mul(100) / walk.row(&schema).max(1)
 }
 
 fn of_aggregate(walk: &mut Walk, plan: &AggregateExec, at: Place) -> (Manner, Own) {

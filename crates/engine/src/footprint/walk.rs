@@ -1,9 +1,12 @@
 //! One walk over a plan, from its scans up, adding what each operator holds to what those below it do.
 
+use std::sync::Arc;
+
 use datafusion::arrow::datatypes::Schema;
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::source::DataSourceExec;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::aggregates::AggregateExec;
 use datafusion::physical_plan::coalesce_partitions::CoalescePartitionsExec;
 use datafusion::physical_plan::empty::EmptyExec;
@@ -42,6 +45,8 @@ pub(super) struct Sums {
     pub(super) spillers: u64,
     /// The largest batch that one of them spills.
     pub(super) spilled_batch: u64,
+    /// What a sort holds of a row to compare it, for a hundred bytes of the row; of that sort where it is most.
+    pub(super) compared: u64,
 }
 
 impl Sums {
@@ -89,6 +94,7 @@ pub(super) fn weigh(plan: &dyn ExecutionPlan, batch_size: usize) -> (Need, Sums)
         sorts: 0,
         spillers: 0,
         spilled_batch: 0,
+        compared: 0,
     };
     let statistics = StatisticsContext::new();
     let mut walk = Walk { batch_rows: batch_size as u64, widths: Widths::default(), statistics, sums };
@@ -180,6 +186,11 @@ impl Walk {
     /// Bytes of a row.
     pub(super) fn row(&self, schema: &Schema) -> u64 {
         self.widths.row(schema)
+    }
+
+    /// Bytes of one value of `key`, of columns in `schema`, as it is compared with others.
+    pub(super) fn sortable(&self, key: &Arc<dyn PhysicalExpr>, schema: &Schema) -> u64 {
+        self.widths.sortable(key, schema)
     }
 
     /// How many rows `plan` gives, if its statistics tell.

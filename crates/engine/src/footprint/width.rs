@@ -60,6 +60,17 @@ impl Widths {
     pub(super) fn row(&self, schema: &Schema) -> u64 {
         schema.fields().iter().fold(0, |sum: u64, field| sum.saturating_add(self.value(field)))
     }
+
+    /// Bytes of one value of `key`, which is of columns in `schema`, in the form in which rows of several keys are compared:
+    /// whether it is there, and strings in blocks of eight (`arrow-row` describes it).
+    pub(super) fn sortable(&self, key: &Arc<dyn PhysicalExpr>, schema: &Schema) -> u64 {
+        let field = key.return_field(schema);
+        let value = field.map_or(STRING_OVERHEAD + STRING_GUESS, |field| {
+            let column = key.downcast_ref::<Column>().and_then(|column| schema.fields().get(column.index()));
+            self.value(column.unwrap_or(&field))
+        });
+        value.saturating_add(value / 8).saturating_add(2)
+    }
 }
 
 /// Bytes of a value of which only the type is known.

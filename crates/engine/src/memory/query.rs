@@ -57,6 +57,8 @@ pub(crate) struct QueryMemory {
     /// What each operator that can spill may have, whatever the others have: without its first batches it could
     /// not even start to spill.
     floor: u64,
+    /// Of what a sort may have, in per cent, what it may have while it gathers rows.
+    gathered_share: AtomicU64,
     cancel: CancellationToken,
     state: Mutex<State>,
     figures: Arc<Figures>,
@@ -142,7 +144,12 @@ impl QueryMemory {
     /// Nothing more once `cancel` says so.
     pub(crate) fn new(source: Source, limit: u64, floor: u64, cancel: CancellationToken) -> Arc<Self> {
         let figures = Arc::default();
-        Arc::new(Self { source, limit, floor, cancel, state: Mutex::default(), figures })
+        Arc::new(Self { source, limit, floor, gathered_share: 100.into(), cancel, state: Mutex::default(), figures })
+    }
+
+    /// From now on a sort gathers no more rows than `percent` of what it may have: merging them takes the rest.
+    pub(crate) fn leave_to_merges(&self, percent: u64) {
+        self.gathered_share.store(percent, Ordering::Relaxed);
     }
 
     /// What it uses, to look at while and after it runs.
@@ -211,7 +218,7 @@ impl QueryMemory {
     }
 
     /// Whether an operator that can spill, and has something to spill, may go from `before` to `after`.
-    fn fair(&self, state: &State, before: Usage, after: Usage) -> Result<(), String> {
+    fn fair(&self, state: &State, before: Usage, after: Usage, is_sort: bool) -> Result<(), String> {
         let room = self.room().saturating_sub(state.used - state.spillable);
         let usable = room - room / HEADROOM;
         let spillers = || state.consumers.values().map(|consumer| consumer.usage).filter(|usage| usage.can_spill);
@@ -232,6 +239,10 @@ impl QueryMemory {
         }
         let active = spillers().filter(|usage| usage.said > 0).count() as u64;
         let share = usable / active.max(1);
+        let gathered = share / 100 * self.gathered_share.load(Ordering::Relaxed);
+        if is_sort && gathered < share && after.charged > gathered {
+            return Err(format!("to merge its rows a sort needs more than {} beside them", ByteSize(share - gathered)));
+        }
         if after.charged > share && spillable > usable / FIRST_COME.1 * FIRST_COME.0 {
             return Err(format!("its share of the query's {} is {}", ByteSize(room), ByteSize(share)));
         }
@@ -353,7 +364,8 @@ impl MemoryPool for QueryMemory {
             match &self.source {
                 Source::Budget(grant) => {
                     let gives_way = before.gives_way(after) && !state.hands_on(id, reservation);
-                    let fair = if gives_way { self.fair(&state, before, after) } else { Ok(()) };
+                    let is_sort = state.consumers.get(&id).is_some_and(|consumer| consumer.merge.is_some());
+                    let fair = if gives_way { self.fair(&state, before, after, is_sort) } else { Ok(()) };
                     fair.and_then(|()| grant.hold(used, gives_way).map_err(|refusal| refusal.to_string()))
                 }
                 Source::Stock(pool) => pool.try_grow(reservation, additional).map_err(|error| error.strip_backtrace()),

@@ -28,6 +28,20 @@ async fn what_is_spilled_is_compressed_as_configured() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_that_are_shorter_than_what_is_compared_of_them_are_sorted_too() {
+    let fixture = Fixture::new(Config::default()).await;
+    fixture.engine.set(&fixture.session("ann"), "query_memory_limit", Some("8MiB")).unwrap();
+    let session = fixture.session("ann");
+    let sql = "SELECT sum(v * (r % 7)), min(v), max(v), count(*) FROM (SELECT v, row_number() OVER (ORDER BY v % 1000, v, v % 7) AS r
+               FROM (SELECT value AS v FROM range(1000000)))";
+    let (batches, report) = fixture.run(&session, fixture.plan(&session, sql).await).await.unwrap();
+    assert!(report.spilled_bytes > 0 && report.attempts == 1, "{report:?}");
+    let (all, _) =
+        fixture.run(&fixture.session("bob"), fixture.plan(&fixture.session("bob"), sql).await).await.unwrap();
+    assert_eq!(lines(&batches), lines(&all));
+}
+
 /// How many runs a sort that tries so merges at once.
 async fn fan_in(spill_merge_fan_in: usize, effort: Effort) -> usize {
     let fixture = Fixture::new(Config { spill_merge_fan_in, ..Config::default() }).await;
