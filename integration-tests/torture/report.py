@@ -184,7 +184,8 @@ def cancel(results):
 
 Released: the server runs nothing, holds no memory for queries, and has nothing on disk. Operators are dropped when they next give
 others a turn. Two of DataFusion's take long over one: an aggregate that sorts all its groups before it spills them, and a hash join
-that copies its build side into one batch and hashes it.
+that copies its build side into one batch and hashes it. A window function with `FILTER` gives none before it is through its partition,
+because DataFusion lets nobody make such a function anew with one that looks.
 
 """
     text += f"Slowest here ({names[0]}): {', '.join(slowest(results['cancel', names[0]]['figures']))}.\n\n"
