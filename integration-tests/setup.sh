@@ -24,7 +24,8 @@ python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "setup: 
 
 # System packages.
 packages=()
-command -v protoc >/dev/null 2>&1 || packages+=(protobuf-compiler)
+# protoc alone does not do: DataFusion's plans import the types that come with it, which Debian has in a package of their own.
+protoc --descriptor_set_out=/dev/null google/protobuf/any.proto >/dev/null 2>&1 || packages+=(protobuf-compiler libprotobuf-dev)
 command -v cc >/dev/null 2>&1 || packages+=(build-essential)
 python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
 if [ ${#packages[@]} -gt 0 ]; then
