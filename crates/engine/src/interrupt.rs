@@ -82,7 +82,7 @@ fn watching(node: Arc<dyn ExecutionPlan>, cancel: &CancellationToken) -> Result<
         )?;
         return Ok(Arc::new(join));
     }
-    Ok(windows::watching(node.as_ref(), &Watch::of(cancel))?.unwrap_or(node))
+    Ok(windows::watching(node.as_ref(), cancel)?.unwrap_or(node))
 }
 
 fn watched(filter: &JoinFilter, cancel: &CancellationToken) -> JoinFilter {

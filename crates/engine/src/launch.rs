@@ -259,13 +259,12 @@ impl Fitted {
             principal_limit: limits.memory_limit,
             shares: lane == Lane::Heavy,
         };
-        let floor = self.footprint.spiller_floor();
+        let spillers = self.footprint.spillers();
         let counts_all = shared.counts_all();
         let cancel = self.cancel.clone();
-        let take = move || shared.try_query(&claim, grant.min(limit), limit, floor, &cancel);
+        let take = move || shared.try_query(&claim, grant.min(limit), limit, spillers, &cancel);
         let permit = engine.admission().enter(&planned.principal, lane, take).await?;
         let memory = Arc::clone(permit.grant());
-        memory.leave_to_merges(self.footprint.gathered_share());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
         let uncounted = MemoryConsumer::new("Uncounted").register(&pool);
         if counts_all {

@@ -27,6 +27,8 @@ use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 
 use operators::PER_RUN;
 
+use crate::memory::Spillers;
+
 pub(crate) use shape::{ScanSize, Shape, ladder, partitions_for, scan_size};
 
 /// Below these a scan is tiny: one row group as many writers make them, which is read in some ten milliseconds.
@@ -117,16 +119,14 @@ impl Footprint {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
-    /// Of what a sort may have, in per cent, what its rows may take twice while it gathers them. When it then merges them, to
-    /// give or to spill them, each is there once, and beside it all of it that is compared.
-    pub(crate) fn gathered_share(&self) -> u64 {
-        (200 * 100 / self.compared.saturating_add(100)).min(100)
-    }
-
-    /// What an operator that can spill needs before it has anything to spill: its input arrives in batches, and a sort
-    /// reserves each twice.
-    pub(crate) fn spiller_floor(&self) -> u64 {
-        self.spilled_batch.saturating_mul(2 * PER_RUN)
+    /// What its operators that can spill may have. Before one has anything to spill it needs room for its input, which
+    /// arrives in batches, and a sort reserves each twice. When a sort merges what it has gathered, to give or to spill it, each row
+    /// is there once, and beside it all of it that is compared.
+    pub(crate) fn spillers(&self) -> Spillers {
+        Spillers {
+            floor: self.spilled_batch.saturating_mul(2 * PER_RUN),
+            gathered_share: (200 * 100 / self.compared.saturating_add(100)).min(100),
+        }
     }
 
     /// How many spilled runs a query that may reserve `room` should merge at once, `most` at the most.

@@ -15,14 +15,16 @@ use datafusion::physical_expr::aggregate::{AggregateExprBuilder, AggregateFuncti
 use datafusion::physical_expr::window::{PlainAggregateWindowExpr, SlidingAggregateWindowExpr};
 use datafusion::physical_plan::windows::BoundedWindowAggExec;
 use datafusion::physical_plan::{ExecutionPlan, WindowExpr};
+use tokio_util::sync::CancellationToken;
 
 use super::Watch;
 use crate::fit::{RunningWindowExec, WindowByPartitionExec};
 
-/// `node`, with functions that watch, if it is an operator of window functions.
-pub(super) fn watching(node: &dyn ExecutionPlan, watch: &Watch) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+/// `node`, with functions that watch `cancel`, if it is an operator of window functions.
+pub(super) fn watching(node: &dyn ExecutionPlan, cancel: &CancellationToken) -> Result<Option<Arc<dyn ExecutionPlan>>> {
     let watched = |functions: &[Arc<dyn WindowExpr>], input: &Arc<dyn ExecutionPlan>| {
-        functions.iter().map(|function| watched(function, &input.schema(), watch)).collect::<Result<Vec<_>>>()
+        let watch = Watch::of(cancel);
+        functions.iter().map(|function| watched(function, &input.schema(), &watch)).collect::<Result<Vec<_>>>()
     };
     Ok(if let Some(node) = node.downcast_ref::<WindowByPartitionExec>() {
         Some(Arc::new(node.with_functions(watched(node.window().window_expr(), node.window().input())?)?))

@@ -276,6 +276,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::super::grant::Refusal;
+    use super::super::testing::Cache;
     use super::*;
 
     fn claim(name: &str) -> Claim {
@@ -386,17 +387,6 @@ mod tests {
         assert_eq!(query.hold(501, false), Err(Refusal::Full { free: 400 }));
         query.hold(500, false).expect("the rest");
         assert!(budget.try_grant(&claim("b"), 1).is_none());
-    }
-
-    #[derive(Debug)]
-    struct Cache(AtomicU64);
-
-    impl Reclaim for Cache {
-        fn reclaim(&self, bytes: u64) -> u64 {
-            let let_go = bytes.min(self.0.load(Ordering::Relaxed));
-            self.0.fetch_sub(let_go, Ordering::Relaxed);
-            let_go
-        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ mod overhead;
 mod query;
 mod refusal;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod upload;
 
 use std::sync::Arc;
@@ -35,7 +35,7 @@ pub use guard::Allocator;
 pub(crate) use guard::{Guard, Load};
 pub(crate) use limit::{default_limit, host_memory};
 use query::Source;
-pub(crate) use query::{Figures, QueryMemory};
+pub(crate) use query::{Figures, QueryMemory, Spillers};
 pub(crate) use refusal::{Refused, is_refusal, unspilled};
 pub use upload::UploadMemory;
 
@@ -151,21 +151,21 @@ impl Memory {
         matches!(self, Self::Fair(_))
     }
 
-    /// Memory for a query: `grant` bytes that are set aside now, and up to `limit`, of which `floor` for each operator
-    /// that can spill, until `cancel` says so. `None` while there are not as many.
+    /// Memory for a query: `grant` bytes that are set aside now, and up to `limit`, of which `spillers` have
+    /// their part, until `cancel` says so. `None` while there are not as many.
     pub(crate) fn try_query(
         &self,
         claim: &Claim,
         grant: u64,
         limit: u64,
-        floor: u64,
+        spillers: Spillers,
         cancel: &CancellationToken,
     ) -> Option<Arc<QueryMemory>> {
         let source = match self {
             Self::Fair(budget) => Source::Budget(budget.try_grant(claim, grant)?),
             Self::Stock { pool, .. } => Source::Stock(Arc::clone(pool)),
         };
-        Some(QueryMemory::new(source, limit, floor, cancel.clone()))
+        Some(QueryMemory::new(source, limit, spillers, cancel.clone()))
     }
 }
 

@@ -54,14 +54,19 @@ pub(crate) enum Source {
 pub(crate) struct QueryMemory {
     source: Source,
     limit: u64,
-    /// What each operator that can spill may have, whatever the others have: without its first batches it could
-    /// not even start to spill.
-    floor: u64,
-    /// Of what a sort may have, in per cent, what it may have while it gathers rows.
-    gathered_share: AtomicU64,
+    spillers: Spillers,
     cancel: CancellationToken,
     state: Mutex<State>,
     figures: Arc<Figures>,
+}
+
+/// What operators that can spill may have.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Spillers {
+    /// Bytes that each may have whatever the others have: without its first batches it could not even start to spill.
+    pub(crate) floor: u64,
+    /// Of what a sort may have, in per cent, what it may have while it gathers rows: merging them takes the rest.
+    pub(crate) gathered_share: u64,
 }
 
 /// What a query uses, for those who look on: holding it holds no memory.
@@ -140,16 +145,11 @@ impl Usage {
 }
 
 impl QueryMemory {
-    /// At most `limit` bytes of `source`, and at least `floor` for each operator that can spill, if there are so many.
-    /// Nothing more once `cancel` says so.
-    pub(crate) fn new(source: Source, limit: u64, floor: u64, cancel: CancellationToken) -> Arc<Self> {
+    /// At most `limit` bytes of `source`, and what is due to `spillers` if there are so many. Nothing more once `cancel`
+    /// says so.
+    pub(crate) fn new(source: Source, limit: u64, spillers: Spillers, cancel: CancellationToken) -> Arc<Self> {
         let figures = Arc::default();
-        Arc::new(Self { source, limit, floor, gathered_share: 100.into(), cancel, state: Mutex::default(), figures })
-    }
-
-    /// From now on a sort gathers no more rows than `percent` of what it may have: merging them takes the rest.
-    pub(crate) fn leave_to_merges(&self, percent: u64) {
-        self.gathered_share.store(percent, Ordering::Relaxed);
+        Arc::new(Self { source, limit, spillers, cancel, state: Mutex::default(), figures })
     }
 
     /// What it uses, to look at while and after it runs.
@@ -223,7 +223,7 @@ impl QueryMemory {
         let usable = room - room / HEADROOM;
         let spillers = || state.consumers.values().map(|consumer| consumer.usage).filter(|usage| usage.can_spill);
         let all = spillers().count().max(1) as u64;
-        let floor = self.floor.min(usable / all);
+        let floor = self.spillers.floor.min(usable / all);
         if after.charged <= floor {
             return Ok(());
         }
@@ -239,7 +239,7 @@ impl QueryMemory {
         }
         let active = spillers().filter(|usage| usage.said > 0).count() as u64;
         let share = usable / active.max(1);
-        let gathered = share / 100 * self.gathered_share.load(Ordering::Relaxed);
+        let gathered = share / 100 * self.spillers.gathered_share;
         if is_sort && gathered < share && after.charged > gathered {
             return Err(format!("to merge its rows a sort needs more than {} beside them", ByteSize(share - gathered)));
         }
@@ -406,8 +406,12 @@ mod tests {
     fn query(budget: &Arc<Budget>, grant: u64, limit: u64) -> (Arc<QueryMemory>, Arc<dyn MemoryPool>) {
         let claim = Claim { principal: Principal::new("a"), priority: 10, principal_limit: u64::MAX, shares: true };
         let grant = budget.try_grant(&claim, grant).expect("it fits");
-        let memory = QueryMemory::new(Source::Budget(grant), limit, 100, CancellationToken::new());
+        let memory = QueryMemory::new(Source::Budget(grant), limit, spillers(100), CancellationToken::new());
         (Arc::clone(&memory), memory)
+    }
+
+    fn spillers(floor: u64) -> Spillers {
+        Spillers { floor, gathered_share: 100 }
     }
 
     fn spiller(pool: &Arc<dyn MemoryPool>) -> MemoryReservation {
@@ -566,7 +570,7 @@ mod tests {
     #[test]
     fn stock_pools_decide_for_themselves() {
         let shared: Arc<dyn MemoryPool> = Arc::new(datafusion::execution::memory_pool::GreedyMemoryPool::new(1000));
-        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, 0, CancellationToken::new());
+        let memory = QueryMemory::new(Source::Stock(Arc::clone(&shared)), 900, spillers(0), CancellationToken::new());
         let pool: Arc<dyn MemoryPool> = Arc::clone(&memory) as _;
         let (first, second) = (spiller(&pool), spiller(&pool));
         first.try_grow(900).expect("up to the query's limit");

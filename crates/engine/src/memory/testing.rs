@@ -1,13 +1,15 @@
-//! A pool that writes down who asks it for memory.
+//! A pool that writes down who asks it for memory, and a cache that gives it back.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use datafusion::common::Result;
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use parking_lot::Mutex;
 
+use super::budget::Reclaim;
 use super::refusal::refused;
 
 /// Gives to everyone but those whose name begins with `refuses`.
@@ -58,5 +60,17 @@ impl MemoryPool for Asked {
 
     fn reserved(&self) -> usize {
         0
+    }
+}
+
+/// Holds so many bytes, and lets go of what it is asked for.
+#[derive(Debug)]
+pub(crate) struct Cache(pub(crate) AtomicU64);
+
+impl Reclaim for Cache {
+    fn reclaim(&self, bytes: u64) -> u64 {
+        let let_go = bytes.min(self.0.load(Ordering::Relaxed));
+        self.0.fetch_sub(let_go, Ordering::Relaxed);
+        let_go
     }
 }

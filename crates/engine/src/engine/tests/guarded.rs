@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::error::ErrorKind;
-use crate::memory::{Allocator, Claim, Reclaim};
+use crate::memory::{Allocator, Claim, Spillers, testing};
 use crate::query::{Attempt, RunGuard};
 use crate::run::QueryStream;
 
@@ -122,18 +122,9 @@ async fn slightly_beyond_the_budget_heavy_queries_wait_and_light_ones_run() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_query_is_ended_for_what_a_cache_lets_go_of() {
-    #[derive(Debug)]
-    struct Cache(AtomicU64);
-    impl Reclaim for Cache {
-        fn reclaim(&self, bytes: u64) -> u64 {
-            let let_go = bytes.min(self.0.load(Ordering::Relaxed));
-            self.0.fetch_sub(let_go, Ordering::Relaxed);
-            let_go
-        }
-    }
     let (fixture, meter) = guarded().await;
     for (cached, ends) in [(FAR_OVER - FULL, false), (FAR_OVER - FULL - MIB, true)] {
-        let cache = Arc::new(Cache(cached.into()));
+        let cache = Arc::new(testing::Cache(cached.into()));
         fixture.engine.memory().add_reclaimer(Arc::clone(&cache) as _);
         let (first, large) = halfway(&fixture, LARGE).await;
         meter.peaks(FAR_OVER).await;
@@ -148,7 +139,8 @@ async fn holding(fixture: &Fixture, bytes: usize) -> (RunGuard, MemoryReservatio
     let (engine, session, trial) = (&fixture.engine, fixture.session("ann"), CancellationToken::new());
     let run = engine.runs.enter(&*fixture.plan(&session, "SELECT 1").await, None);
     let claim = Claim { principal: session.principal, priority: 10, principal_limit: u64::MAX, shares: true };
-    let memory = engine.memory().try_query(&claim, 0, u64::MAX, 0, &trial).unwrap();
+    let memory =
+        engine.memory().try_query(&claim, 0, u64::MAX, Spillers { floor: 0, gathered_share: 100 }, &trial).unwrap();
     let (figures, pool) = (Arc::clone(memory.figures()), memory as Arc<dyn MemoryPool>);
     let held = MemoryConsumer::new("all").register(&pool);
     held.try_grow(bytes).unwrap();
