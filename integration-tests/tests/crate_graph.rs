@@ -159,3 +159,18 @@ fn there_is_one_tls_stack() {
         );
     }
 }
+
+/// What a manifest says of the build of a release.
+fn release_profile(manifest: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(manifest)).unwrap();
+    let lines = text.lines().skip_while(|line| *line != "[profile.release]");
+    let lines = lines.take_while(|line| !line.starts_with('[') || line.starts_with("[profile.release"));
+    lines.filter(|line| !line.is_empty() && !line.starts_with('#')).map(str::to_owned).collect()
+}
+
+#[test]
+fn those_measured_against_are_built_as_the_server_is() {
+    let server = release_profile("../Cargo.toml");
+    assert!(server.len() > 2);
+    assert_eq!(release_profile("peers/Cargo.toml"), server);
+}
