@@ -51,11 +51,16 @@ pub(super) fn cut(batch: &RecordBatch, wire_schema: &Schema, bytes_max: usize) -
             wire_schema.fields().len()
         )));
     }
+    let mut bytes_left = batch_bytes(batch, wire_schema);
+    if bytes_left <= bytes_max {
+        return Ok(vec![Piece { rows: batch.clone(), bytes: bytes_left }]);
+    }
     let mut pieces = Vec::new();
     let (mut start, rows) = (0, batch.num_rows());
     loop {
-        let piece = first_piece(&batch.slice(start, rows - start), wire_schema, bytes_max);
+        let piece = first_piece(&batch.slice(start, rows - start), bytes_left, wire_schema, bytes_max);
         start += piece.rows.num_rows();
+        bytes_left = bytes_left.saturating_sub(piece.bytes);
         pieces.push(piece);
         if start >= rows {
             return Ok(pieces);
@@ -65,16 +70,17 @@ pub(super) fn cut(batch: &RecordBatch, wire_schema: &Schema, bytes_max: usize) -
 
 /// Rows at the start of `batch` that fit `bytes_max`: as many as there are if all pieces are to be of one size, made fewer
 /// until they fit, then doubled while they fill less than half, as when the wide rows come last.
-fn first_piece(batch: &RecordBatch, wire_schema: &Schema, bytes_max: usize) -> Piece {
+///
+/// `bytes_all` is about what the batch takes. What is given is measured; to measure what is left at each piece would take long.
+fn first_piece(batch: &RecordBatch, bytes_all: usize, wire_schema: &Schema, bytes_max: usize) -> Piece {
     let bytes_of = |rows: usize| batch_bytes(&batch.slice(0, rows), wire_schema);
-    let mut rows = batch.num_rows();
+    let mut rows = batch.num_rows().div_ceil(bytes_all.div_ceil(bytes_max).max(1));
     let mut bytes = bytes_of(rows);
-    let mut share = rows.div_ceil(bytes.div_ceil(bytes_max).max(1));
     while rows > 1 && bytes > bytes_max {
+        let share = (rows as u128 * bytes_max as u128 / bytes as u128) as usize;
         // A guess that is hardly smaller than the last one would be made many times on skewed rows.
         rows = share.min(rows * 3 / 4).max(1);
         bytes = bytes_of(rows);
-        share = (rows as u128 * bytes_max as u128 / bytes.max(1) as u128) as usize;
     }
     while rows < batch.num_rows() && bytes <= bytes_max / 2 {
         let more = (rows * 2).min(batch.num_rows());
