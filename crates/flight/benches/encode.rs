@@ -12,7 +12,7 @@ use updraft_flight::{WireOptions, encode_for_bench};
 
 /// A batch as a scan of a hot table gives it.
 const ROWS: u64 = 65_536;
-const MESSAGE_SIZE: usize = 2 << 20;
+const MESSAGE_SIZE: usize = 1 << 20;
 
 fn encode(c: &mut Criterion) {
     let spread = || (0..ROWS).map(|row| row.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40);
