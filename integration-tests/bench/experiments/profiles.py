@@ -58,6 +58,7 @@ def streamed(arguments, servers, folder, rows):
 def run(arguments):
     (rows,), programs = arguments.rows, builds(arguments)
     folder, first = tables.ten(rows), next(iter(programs))
+    harness.BIN = programs[first]  # Whose version the results are written down with.
     with contextlib.ExitStack() as stack:
         servers = {name: stack.enter_context(started(arguments, folder, program)) for name, program in programs.items()}
         clients = {name: stack.enter_context(contenders.updraft(server))[0] for name, server in servers.items()}
