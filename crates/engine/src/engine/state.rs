@@ -101,6 +101,9 @@ impl Engine {
         if careful {
             // The build side of a hash join cannot be spilled; what is sorted for a merge join can.
             options.optimizer.prefer_hash_join = false;
+            // A sort puts batches together before it sorts them, and asks for more memory then, when it has all there is
+            // and is about to spill. Each is sorted alone, and more are merged.
+            options.execution.sort_in_place_threshold_bytes = 0;
         }
         if let Some(room) = room {
             options.extensions.insert(Fit { room, careful });
