@@ -17,7 +17,8 @@ pub struct Config {
     /// Lets the server listen beyond this machine without TLS or without login. It takes the words
     /// `anyone on this network may read the data`, so that nobody does it by mistake.
     pub allow_insecure: Option<String>,
-    /// The most that is put in one message of a result. Clients refuse messages above their own limit: 4 MiB for Go's
+    /// The most that is put in one message of a result, but for a row that is wider, and a dictionary, which go in one
+    /// whatever their size. Clients refuse messages above their own limit: 4 MiB for Go's
     /// database/sql and Rust, 16 MiB for ADBC. Large ones cost the server a little less for each row; a client takes
     /// more rows a second in messages that stay in its processor's cache.
     #[schemars(with = "String")]
