@@ -11,7 +11,6 @@ mod windows;
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, Schema};
@@ -25,16 +24,12 @@ use datafusion::physical_plan::joins::utils::JoinFilter;
 use datafusion::physical_plan::joins::{
     HashJoinExec, NestedLoopJoinExec, NestedLoopJoinExecBuilder, SortMergeJoinExec,
 };
-use tokio::runtime::{Handle, RuntimeFlavor};
 use tokio_util::sync::CancellationToken;
 
 use crate::cooperate::{CooperateExec, needs_place};
 use crate::error::Error;
+use crate::hand_over::breathe;
 use crate::memory::unspilled;
-
-/// Each call is a batch of rows of a join, some ten microseconds, or a row of a window: a worker is handed over at least
-/// every few milliseconds, unless a row's frame takes long itself.
-const CALLS_BETWEEN_HANDOVERS: u32 = 256;
 
 /// `plan`, whose operators, with the filters and aggregates within them, look at `cancel`, and whose nested loop joins
 /// never spill.
@@ -95,12 +90,11 @@ fn watched(filter: &JoinFilter, cancel: &CancellationToken) -> JoinFilter {
 #[derive(Debug, Clone)]
 struct Watch {
     cancel: CancellationToken,
-    calls: Arc<AtomicU32>,
 }
 
 impl Watch {
     fn of(cancel: &CancellationToken) -> Self {
-        Self { cancel: cancel.clone(), calls: Arc::default() }
+        Self { cancel: cancel.clone() }
     }
 
     /// Now and then makes room for others.
@@ -111,9 +105,7 @@ impl Watch {
         if self.cancel.is_cancelled() {
             return Err(DataFusionError::External(Box::new(Error::Cancelled)));
         }
-        if self.calls.fetch_add(1, Ordering::Relaxed) % CALLS_BETWEEN_HANDOVERS == CALLS_BETWEEN_HANDOVERS - 1 {
-            hand_over();
-        }
+        breathe();
         Ok(())
     }
 }
@@ -153,14 +145,6 @@ impl PhysicalExpr for Watched {
     }
 }
 
-/// Lets the runtime give this worker's queue to another thread.
-pub(crate) fn hand_over() {
-    let on_workers = Handle::try_current().is_ok_and(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    if on_workers {
-        tokio::task::block_in_place(|| {});
-    }
-}
-
 impl fmt::Display for Watched {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.inner.fmt(f)
@@ -183,6 +167,8 @@ impl Hash for Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::thread;
     use std::time::Duration;
 
     use datafusion::execution::session_state::SessionStateBuilder;
@@ -191,6 +177,8 @@ mod tests {
 
     use super::*;
     use crate::fit::{self, Fit};
+
+    const PATIENCE: Duration = Duration::from_secs(5);
 
     /// A join that compares for minutes and gives nothing.
     const ENDLESS: &str = "SELECT count(*) FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
@@ -218,16 +206,19 @@ mod tests {
         for (sql, careful) in queries {
             let (context, cancel) = (context(careful), CancellationToken::new());
             let plan = interruptible(planned(&context, sql).await, &cancel).expect("it is rewritten");
-            let query = tokio::spawn(collect(plan, context.task_ctx()));
+            // The runtime waits for it even when this test fails.
+            let cancelled = cancel.drop_guard();
+            let (ended, ends) = mpsc::channel();
+            let query = collect(plan, context.task_ctx());
+            tokio::spawn(async move { ended.send(query.await) });
             // Time for the merge join to sort what it compares.
-            tokio::time::sleep(Duration::from_millis(500)).await;
-            // The only worker is busy with the query, unless it was handed over.
-            let other = tokio::spawn(async { 1 });
-            let other = tokio::time::timeout(Duration::from_secs(5), other).await.expect("room for others");
-            assert_eq!(other.ok(), Some(1), "{sql}");
-            cancel.cancel();
-            let outcome = tokio::time::timeout(Duration::from_secs(5), query).await.expect("it ends");
-            assert!(outcome.expect("no panic").is_err(), "{sql}");
+            thread::sleep(Duration::from_millis(500));
+            // The only worker is busy with the query, unless it was handed over. So are its timers.
+            let (other, others) = mpsc::channel();
+            tokio::spawn(async move { other.send(()) });
+            assert_eq!(others.recv_timeout(PATIENCE), Ok(()), "{sql}");
+            drop(cancelled);
+            assert!(ends.recv_timeout(PATIENCE).expect("it ends").is_err(), "{sql}");
         }
     }
 

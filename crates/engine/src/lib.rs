@@ -44,6 +44,7 @@ mod expiring;
 mod fit;
 mod footprint;
 mod growing;
+mod hand_over;
 mod hidden;
 mod interrupt;
 mod kept;

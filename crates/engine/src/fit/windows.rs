@@ -31,7 +31,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Pla
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 
 use super::size;
-use crate::interrupt::hand_over;
+use crate::hand_over::hand_over;
 
 /// What a running aggregate keeps for a row while it goes through a partition: a `ScalarValue`, in a vector that
 /// doubles.
