@@ -120,20 +120,6 @@ async fn slightly_beyond_the_budget_heavy_queries_wait_and_light_ones_run() {
     assert!(!engine.memory_pressure() && usage.report().queue_time > Duration::ZERO, "{:?}", usage.report());
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_query_is_ended_for_what_a_cache_lets_go_of() {
-    let (fixture, meter) = guarded().await;
-    for (cached, ends) in [(FAR_OVER - FULL, false), (FAR_OVER - FULL - MIB, true)] {
-        let cache = Arc::new(testing::Cache(cached.into()));
-        fixture.engine.memory().add_reclaimer(Arc::clone(&cache) as _);
-        let (first, large) = halfway(&fixture, LARGE).await;
-        meter.peaks(FAR_OVER).await;
-        let rows = rest(large).await.map(|rows| first + rows);
-        assert_eq!(rows.is_err(), ends, "{cached} bytes: {rows:?}");
-        assert_eq!(cache.0.load(Ordering::Relaxed), 0);
-    }
-}
-
 /// A run that holds `bytes`. What ends its present attempt is the last.
 async fn holding(fixture: &Fixture, bytes: usize) -> (RunGuard, MemoryReservation, CancellationToken) {
     let (engine, session, trial) = (&fixture.engine, fixture.session("ann"), CancellationToken::new());
@@ -148,6 +134,19 @@ async fn holding(fixture: &Fixture, bytes: usize) -> (RunGuard, MemoryReservatio
     run.attempt(Attempt { queue_time: Duration::ZERO, partitions: 1, batch_size: 1, memory: figures, spill });
     run.on_trial(Some(trial.clone()));
     (run, held, trial)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_query_is_ended_for_what_a_cache_lets_go_of() {
+    let (fixture, meter) = guarded().await;
+    for (cached, ends) in [(FAR_OVER - FULL, false), (FAR_OVER - FULL - MIB, true)] {
+        let cache = Arc::new(testing::Cache(cached.into()));
+        fixture.engine.memory().add_reclaimer(Arc::clone(&cache) as _);
+        let (_run, _held, trial) = holding(&fixture, 30 * MIB as usize).await;
+        meter.peaks(FAR_OVER).await;
+        assert_eq!(trial.is_cancelled(), ends, "{cached} bytes");
+        assert_eq!(cache.0.load(Ordering::Relaxed), 0);
+    }
 }
 
 #[tokio::test]
