@@ -45,6 +45,15 @@ pub(crate) fn hand_over() {
     HANDED_OVER.set(Some(Instant::now()));
 }
 
+/// What `f` gives, which may wait meanwhile; `None`, without a call, where nobody could go on as the worker.
+pub(crate) fn blocking<R>(f: impl FnOnce() -> R) -> Option<R> {
+    match Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => Some(tokio::task::block_in_place(f)),
+        Ok(_) => None,
+        Err(_) => Some(f()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

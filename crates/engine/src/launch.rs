@@ -134,14 +134,18 @@ async fn attempt(
     run.has_turn(&turn);
     let another_may_follow = fitted.effort == Effort::Usual && engine.memory().counts_all();
     run.on_trial(another_may_follow.then(|| cancel.clone()));
+    if !another_may_follow {
+        turn.set_final();
+    }
     let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
-    let mut batches = Held { batches, _turn: turn };
+    let mut batches = Held { batches, turn };
     let first = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(run.cancelled()),
         first = batches.next() => first.transpose()?,
     };
     run.on_trial(None);
+    batches.turn.set_final();
     ends.disarm();
     let schema = batches.schema();
     let all = stream::iter(first.map(Ok)).chain(batches);
@@ -298,6 +302,11 @@ impl Fitted {
 }
 
 impl Turn {
+    /// Says that no other attempt follows.
+    pub(crate) fn set_final(&self) {
+        self.permit.grant().set_final();
+    }
+
     /// Leaves its slot to others, as the query stands still, and its memory but for what operators have and what waits for
     /// the client. What else is there, such as the row groups it was reading, is what the guard measures.
     pub(crate) fn park(&self) -> Standing<'_> {
@@ -325,7 +334,7 @@ impl Standing<'_> {
 /// Batches, and what they are made with. The batches go first.
 pub(crate) struct Held {
     pub(crate) batches: SendableRecordBatchStream,
-    pub(crate) _turn: Arc<Turn>,
+    pub(crate) turn: Arc<Turn>,
 }
 
 impl Stream for Held {

@@ -151,6 +151,7 @@ impl Claimed {
         let begin = async || {
             let fitted = fit(engine, planned, ready, &end.cancel, Effort::Usual).await?;
             let turn = fitted.turn(engine, planned).await?;
+            turn.set_final();
             Ok::<_, Error>(Begun { plan: fitted.plan, turn })
         };
         let Begun { plan, turn } = begun.get_or_try_init(begin).await?;
@@ -160,7 +161,7 @@ impl Claimed {
         let streams: Result<Vec<_>, DataFusionError> =
             partitions.map(|partition| plan.execute(partition, Arc::clone(&turn.context))).collect();
         let merged = RecordBatchStreamAdapter::new(plan.schema(), stream::select_all(streams?));
-        Ok(Box::pin(Held { batches: Box::pin(merged), _turn: Arc::clone(turn) }))
+        Ok(Box::pin(Held { batches: Box::pin(merged), turn: Arc::clone(turn) }))
     }
 }
 

@@ -53,6 +53,8 @@ pub(crate) struct Budget {
     unaccounted: AtomicU64,
     /// Somebody waits for a grant that did not fit.
     pub(super) wanted: AtomicBool,
+    /// Queries that wait for others to let go of memory.
+    pub(super) waiting: AtomicU64,
     pub(super) state: Mutex<State>,
     reclaimers: RwLock<Vec<Arc<dyn Reclaim>>>,
     /// Called when a query has given back what it held.
@@ -96,6 +98,7 @@ impl Budget {
             limit,
             unaccounted: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
+            waiting: AtomicU64::new(0),
             state: Mutex::default(),
             reclaimers: RwLock::default(),
             freed: OnceLock::new(),
@@ -242,6 +245,12 @@ impl Budget {
     pub(super) fn lendable_of(&self, state: &State) -> u64 {
         let (beside, cached) = self.beside();
         self.limit.saturating_sub(state.held + state.unsent).saturating_sub(beside - cached)
+    }
+
+    /// Whether more is there than queries hold and caches have, as last measured.
+    pub(super) fn is_more_than_cached(&self) -> bool {
+        let (beside, cached) = self.beside();
+        beside > cached
     }
 
     /// Bytes that are there although no query holds them, and how many of them caches have. A cache says so at once what

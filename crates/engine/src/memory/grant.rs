@@ -3,14 +3,23 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use updraft_auth::Principal;
 
 use super::budget::{Budget, KEPT_FREE, State};
+use crate::hand_over;
 
 /// Above this share of the limit, what can be spilled is held to its fair share.
 const CROWDED: f64 = 0.8;
+/// How long a query waits in all for what others let go of, before it fails for want of it: they spill, or end.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// The same when nobody else holds anything, but more is there than is counted: that may be so no more at the next look.
+const PATIENCE_ALONE: Duration = Duration::from_millis(50);
+/// How often who waits tries again.
+const TRY_EVERY: Duration = Duration::from_millis(5);
 
 /// Who asks for memory, and what bounds it.
 #[derive(Debug, Clone)]
@@ -54,12 +63,16 @@ pub(crate) struct Grant {
     bytes: AtomicU64,
     /// The greater of that and what is used. Changed under the budget's lock only.
     held: AtomicU64,
+    /// How long the query has waited for others, in microseconds.
+    waited: AtomicU64,
+    /// Of its threads, those that wait now.
+    waiters: AtomicU64,
 }
 
 impl Grant {
     /// Of `bytes`, which the budget's state counts already.
     pub(super) fn new(budget: Arc<Budget>, claim: Claim, bytes: u64) -> Self {
-        Self { budget, claim, bytes: bytes.into(), held: bytes.into() }
+        Self { budget, claim, bytes: bytes.into(), held: bytes.into(), waited: 0.into(), waiters: 0.into() }
     }
 
     /// Bytes set aside for the query.
@@ -129,6 +142,45 @@ impl Grant {
         }
         self.set(&mut state, wanted);
         Ok(())
+    }
+
+    /// Tries again and again until it is `done`, while others may let go of memory and the query has not waited for long.
+    /// This thread sleeps meanwhile.
+    pub(crate) fn wait_until(&self, mut done: impl FnMut() -> bool) {
+        if !self.claim.shares {
+            return;
+        }
+        hand_over::blocking(|| {
+            if self.waiters.fetch_add(1, Ordering::Relaxed) == 0 {
+                self.budget.waiting.fetch_add(1, Ordering::Relaxed);
+            }
+            let since = Instant::now();
+            let before = Duration::from_micros(self.waited.load(Ordering::Relaxed));
+            while before + since.elapsed() < self.patience() {
+                // Their shares are smaller now.
+                self.budget.wanted.store(true, Ordering::Relaxed);
+                thread::sleep(TRY_EVERY);
+                if done() {
+                    break;
+                }
+            }
+            self.waited.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
+            if self.waiters.fetch_sub(1, Ordering::Relaxed) == 1 {
+                self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
+            }
+        });
+    }
+
+    /// How long the query may have waited in all, as things are: when everybody waits, somebody has to do without.
+    fn patience(&self) -> Duration {
+        let state = self.budget.state.lock();
+        let queries: u64 = state.parties.values().map(|party| party.sharing).sum();
+        let others_hold = state.held > state.uploaded + self.held();
+        match others_hold {
+            true if queries > self.budget.waiting.load(Ordering::Relaxed) => PATIENCE,
+            false if self.budget.is_more_than_cached() => PATIENCE_ALONE,
+            _ => Duration::ZERO,
+        }
     }
 
     /// Holds `used` bytes even when the budget does not allow as many: they have been allocated already.

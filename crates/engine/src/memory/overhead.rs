@@ -47,7 +47,7 @@ pub(crate) fn overhead(consumer: &str) -> (u64, u64) {
 }
 
 /// The name of a consumer without its partition and its functions.
-fn kind(consumer: &str) -> &str {
+pub(super) fn kind(consumer: &str) -> &str {
     consumer.split(['[', ' ']).next().unwrap_or_default()
 }
 

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytesize::ByteSize;
 use datafusion::common::Result;
@@ -19,8 +19,8 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use super::grant::Grant;
-use super::overhead::overhead;
+use super::grant::{Grant, Refusal};
+use super::overhead::{kind, overhead};
 use super::refusal::refused;
 use crate::error::Error;
 
@@ -56,6 +56,8 @@ pub(crate) struct QueryMemory {
     limit: u64,
     spillers: Spillers,
     cancel: CancellationToken,
+    /// It would fail for good when it is refused memory.
+    is_final: AtomicBool,
     state: Mutex<State>,
     figures: Arc<Figures>,
 }
@@ -149,7 +151,13 @@ impl QueryMemory {
     /// says so.
     pub(crate) fn new(source: Source, limit: u64, spillers: Spillers, cancel: CancellationToken) -> Arc<Self> {
         let figures = Arc::default();
-        Arc::new(Self { source, limit, spillers, cancel, state: Mutex::default(), figures })
+        let is_final = AtomicBool::new(false);
+        Arc::new(Self { source, limit, spillers, cancel, is_final, state: Mutex::default(), figures })
+    }
+
+    /// From now on the query cannot be tried anew: who cannot do without what others have waits a little for it.
+    pub(crate) fn set_final(&self) {
+        self.is_final.store(true, Ordering::Relaxed);
     }
 
     /// What it uses, to look at while and after it runs.
@@ -249,6 +257,60 @@ impl QueryMemory {
         Ok(())
     }
 
+    /// Gives `additional` bytes more to `reservation`, or says why not.
+    fn try_once(&self, reservation: &MemoryReservation, additional: usize) -> Result<(), Denied> {
+        if self.cancel.is_cancelled() {
+            // Not ResourcesExhausted, which would make it spill.
+            return Err(Denied { error: DataFusionError::External(Box::new(Error::Cancelled)), for_now: false });
+        }
+        let mut state = self.state.lock();
+        let id = reservation.consumer().id();
+        let before = state.usage(id).expect("a reservation keeps its consumer registered");
+        let after = before.with(before.said + additional as u64);
+        let used = state.used - before.charged + after.charged;
+        let is_small = !after.can_spill && after.charged <= SMALL_CHANGE_MAX.min(self.limit / SMALL_CHANGE);
+        if let (Source::Budget(grant), true) = (&self.source, is_small) {
+            self.put(&mut state, id, after);
+            grant.hold_anyway(used);
+            return Ok(());
+        }
+        let mut for_now = false;
+        let granted = if used > self.limit {
+            Err("that is query_memory_limit".to_owned())
+        } else {
+            match &self.source {
+                Source::Budget(grant) => {
+                    let gives_way = before.gives_way(after) && !state.hands_on(id, reservation);
+                    let is_sort = state.consumers.get(&id).is_some_and(|consumer| consumer.merge.is_some());
+                    let fair = if gives_way { self.fair(&state, before, after, is_sort) } else { Ok(()) };
+                    let needs_it = self.is_final.load(Ordering::Relaxed)
+                        && !gives_way
+                        && !goes_on_without(reservation.consumer().name());
+                    let held = |refusal: Refusal| {
+                        for_now = needs_it && matches!(refusal, Refusal::Full { .. });
+                        refusal.to_string()
+                    };
+                    fair.and_then(|()| grant.hold(used, gives_way).map_err(held))
+                }
+                Source::Stock(pool) => pool.try_grow(reservation, additional).map_err(|error| error.strip_backtrace()),
+            }
+        };
+        match granted {
+            Ok(()) => {
+                self.put(&mut state, id, after.granted(before));
+                Ok(())
+            }
+            Err(why) => {
+                let text = self.refusal(&state, reservation, additional, &why);
+                let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
+                // Refused again before it has spilled, it may not have an eighth of that as well.
+                let spills = before.spills.or((before.said > 0).then_some(before.charged));
+                self.put(&mut state, id, Usage { has_spilled, spills, ..before });
+                Err(Denied { error: refused(reservation, text), for_now })
+            }
+        }
+    }
+
     fn refusal(&self, state: &State, reservation: &MemoryReservation, more: usize, why: &str) -> String {
         let mut largest: Vec<_> = state.consumers.values().filter(|one| one.usage.charged > 0).collect();
         largest.sort_unstable_by_key(|one| std::cmp::Reverse(one.usage.charged));
@@ -268,6 +330,21 @@ impl QueryMemory {
 /// cannot spill that again.
 fn reads_back_alone(consumer: &str) -> bool {
     consumer.contains("HashAggregateStream[") || consumer.starts_with("OrderedFinalAggregateStream[")
+}
+
+/// Whether the operator of this name has something else to do when it is refused memory, whatever it has: it hands on its
+/// groups, or writes to disk what has come last.
+fn goes_on_without(consumer: &str) -> bool {
+    let kinds = ["RepartitionExec", "PartialHashAggregateStream", "PartialReduceHashAggregateStream", "SMJStream"];
+    kinds.contains(&kind(consumer))
+}
+
+/// An operator does not get what it asks for.
+#[derive(Debug)]
+struct Denied {
+    error: DataFusionError,
+    /// Others have it, and the operator cannot go on without.
+    for_now: bool,
 }
 
 impl State {
@@ -343,48 +420,15 @@ impl MemoryPool for QueryMemory {
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> Result<()> {
-        if self.cancel.is_cancelled() {
-            // Not ResourcesExhausted, which would make it spill.
-            return Err(DataFusionError::External(Box::new(Error::Cancelled)));
+        let mut outcome = self.try_once(reservation, additional);
+        let is_for_now = |outcome: &Result<(), Denied>| matches!(outcome, Err(Denied { for_now: true, .. }));
+        if let (Source::Budget(grant), true) = (&self.source, is_for_now(&outcome)) {
+            grant.wait_until(|| {
+                outcome = self.try_once(reservation, additional);
+                !is_for_now(&outcome)
+            });
         }
-        let mut state = self.state.lock();
-        let id = reservation.consumer().id();
-        let before = state.usage(id).expect("a reservation keeps its consumer registered");
-        let after = before.with(before.said + additional as u64);
-        let used = state.used - before.charged + after.charged;
-        let is_small = !after.can_spill && after.charged <= SMALL_CHANGE_MAX.min(self.limit / SMALL_CHANGE);
-        if let (Source::Budget(grant), true) = (&self.source, is_small) {
-            self.put(&mut state, id, after);
-            grant.hold_anyway(used);
-            return Ok(());
-        }
-        let granted = if used > self.limit {
-            Err("that is query_memory_limit".to_owned())
-        } else {
-            match &self.source {
-                Source::Budget(grant) => {
-                    let gives_way = before.gives_way(after) && !state.hands_on(id, reservation);
-                    let is_sort = state.consumers.get(&id).is_some_and(|consumer| consumer.merge.is_some());
-                    let fair = if gives_way { self.fair(&state, before, after, is_sort) } else { Ok(()) };
-                    fair.and_then(|()| grant.hold(used, gives_way).map_err(|refusal| refusal.to_string()))
-                }
-                Source::Stock(pool) => pool.try_grow(reservation, additional).map_err(|error| error.strip_backtrace()),
-            }
-        };
-        match granted {
-            Ok(()) => {
-                self.put(&mut state, id, after.granted(before));
-                Ok(())
-            }
-            Err(why) => {
-                let text = self.refusal(&state, reservation, additional, &why);
-                let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
-                // Refused again before it has spilled, it may not have an eighth of that as well.
-                let spills = before.spills.or((before.said > 0).then_some(before.charged));
-                self.put(&mut state, id, Usage { has_spilled, spills, ..before });
-                Err(refused(reservation, text))
-            }
-        }
+        outcome.map_err(|denied| denied.error)
     }
 
     fn reserved(&self) -> usize {
@@ -398,8 +442,10 @@ impl MemoryPool for QueryMemory {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::super::budget::Budget;
-    use super::super::grant::Claim;
+    use super::super::grant::{Claim, PATIENCE};
     use super::*;
     use updraft_auth::Principal;
 
@@ -435,6 +481,74 @@ mod tests {
         );
         drop((reservation, pool, memory));
         assert_eq!(budget.held(), 0);
+    }
+
+    /// What a query gets that cannot do without 200 of the 1,000 bytes another has, and how long that takes.
+    fn wait_for(
+        other: impl FnOnce(MemoryReservation) + Send + 'static,
+        name: &str,
+        is_final: bool,
+    ) -> (Result<()>, Duration) {
+        let budget = Budget::new(1000);
+        let (has, others) = query(&budget, 0, 1000);
+        has.set_final();
+        let held = MemoryConsumer::new("held").register(&others);
+        held.try_grow(900).expect("there is plenty");
+        drop((has, others));
+        let (memory, pool) = query(&budget, 0, 1000);
+        if is_final {
+            memory.set_final();
+        }
+        let needs = MemoryConsumer::new(name).register(&pool);
+        let other = std::thread::spawn(move || other(held));
+        let since = Instant::now();
+        let outcome = needs.try_grow(200);
+        let took = since.elapsed();
+        other.join().expect("it ends");
+        (outcome, took)
+    }
+
+    #[test]
+    fn who_would_fail_for_good_for_want_of_what_others_have_waits_for_it() {
+        let later = |held: MemoryReservation| {
+            std::thread::sleep(Duration::from_millis(100));
+            drop(held);
+        };
+        for (name, is_final, waits) in [
+            ("HashJoinInput[0]", true, true),
+            ("HashJoinInput[0]", false, false),  // It is tried anew.
+            ("RepartitionExec[0]", true, false), // It writes to disk.
+        ] {
+            let (outcome, took) = wait_for(later, name, is_final);
+            assert_eq!(outcome.is_ok(), waits, "{name}: {outcome:?}");
+            assert_eq!(took >= Duration::from_millis(90), waits, "{name}: {took:?}");
+        }
+        let needs_too = |held: MemoryReservation| {
+            std::thread::sleep(Duration::from_millis(20));
+            assert!(held.try_grow(200).is_err(), "there is no more");
+            drop(held);
+        };
+        let (outcome, took) = wait_for(needs_too, "HashJoinInput[0]", true);
+        assert!(outcome.is_ok() && took < PATIENCE / 2, "not both wait: {outcome:?} after {took:?}");
+    }
+
+    #[test]
+    fn who_waits_for_others_ends_when_its_query_does() {
+        let budget = Budget::new(1000);
+        let (_, others) = query(&budget, 0, 1000);
+        let held = MemoryConsumer::new("held").register(&others);
+        held.try_grow(900).expect("there is plenty");
+        let (memory, pool) = query(&budget, 0, 1000);
+        memory.set_final();
+        let cancel = memory.cancel.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            cancel.cancel();
+        });
+        let since = Instant::now();
+        let error = MemoryConsumer::new("merge").register(&pool).try_grow(200).expect_err("it was cancelled");
+        assert!(matches!(error, DataFusionError::External(_)), "{error}");
+        assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
     }
 
     #[test]

@@ -149,6 +149,19 @@ async fn no_query_is_ended_for_what_a_cache_lets_go_of() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_has_given_rows_waits_for_what_others_hold() {
+    let (fixture, _meter) = guarded().await;
+    let (first, large) = halfway(&fixture, LARGE).await;
+    let (run, held, _) = holding(&fixture, fixture.engine.memory().free() as usize).await;
+    let others = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop((run, held));
+    });
+    assert_eq!(first + rest(large).await.unwrap(), ROWS as usize);
+    others.await.unwrap();
+}
+
 #[tokio::test]
 async fn who_is_ended_lets_go_before_the_next_is_and_is_ended_for_good_the_second_time() {
     let fixture = Fixture::new(Config::default()).await;
