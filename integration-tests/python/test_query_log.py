@@ -53,7 +53,7 @@ def test_a_query_leaves_one_line_that_says_what_its_client_was_told(tmp_path):
         with pytest.raises((pa.ArrowException, flight.FlightError)):
             fsql.query(client, "SELECT 1 / (value - 1) AS x FROM generate_series(1, 3)")
         line, failed = lines(server, "query ended", 2)
-    assert {"peak_bytes", "spilled_bytes", "spill_files", "partitions", "queue_ms", "attempts", "run_ms"} <= told.keys()
+    assert {"peak_bytes", "spilled_bytes", "spill_files", "partitions", "queue_ms", "memory_wait_ms", "attempts", "run_ms"} <= told.keys()
     # The query ends and the last of its answer leaves at about the same time, in any order: only this figure still grows.
     assert float(told.pop("run_ms")) > 0 < line["run_ms"]
     assert {name: type(line[name])(value) for name, value in told.items()} == {name: line[name] for name in told}

@@ -87,6 +87,7 @@ struct Attempts {
     queue_time: Duration,
     /// Of those before the last.
     peak: u64,
+    memory_wait: Duration,
     spilled_bytes: u64,
     spill_peak: u64,
     spill_files: u64,
@@ -125,6 +126,8 @@ pub struct Report {
     pub attempts: usize,
     /// How long it waited for its turn.
     pub queue_time: Duration,
+    /// How long its threads waited in all for memory that other queries had, once it ran.
+    pub memory_wait: Duration,
     /// How long planning took.
     pub plan_time: Duration,
     /// How long ago it started, waiting included.
@@ -157,7 +160,7 @@ impl fmt::Display for ResultCacheUse {
 
 impl Report {
     /// Names and values, for people and programs.
-    pub fn fields(&self) -> [(&'static str, String); 12] {
+    pub fn fields(&self) -> [(&'static str, String); 13] {
         [
             ("rows", self.rows.to_string()),
             ("peak_bytes", self.peak_bytes.to_string()),
@@ -168,6 +171,7 @@ impl Report {
             ("batch_size", self.batch_size.to_string()),
             ("attempts", self.attempts.to_string()),
             ("queue_ms", millis(self.queue_time).to_string()),
+            ("memory_wait_ms", millis(self.memory_wait).to_string()),
             ("plan_ms", millis(self.plan_time).to_string()),
             ("run_ms", millis(self.run_time).to_string()),
             ("result_cache", self.result_cache.to_string()),
@@ -261,6 +265,7 @@ impl Run {
         attempts.queue_time += attempt.queue_time;
         if let Some(before) = attempts.last.replace(attempt) {
             attempts.peak = attempts.peak.max(before.memory.peak());
+            attempts.memory_wait += before.memory.waited();
             attempts.spilled_bytes += before.spill.bytes_written();
             attempts.spill_peak = attempts.spill_peak.max(before.spill.peak());
             attempts.spill_files += before.spill.files();
@@ -294,6 +299,7 @@ impl Run {
             batch_size: last.map_or(0, |last| last.batch_size),
             attempts: attempts.count,
             queue_time: attempts.queue_time,
+            memory_wait: attempts.memory_wait + last.map_or(Duration::ZERO, |last| last.memory.waited()),
             plan_time: self.plan_time,
             run_time: self.started.elapsed(),
             result_cache: self.result_cache.get().copied().unwrap_or_default(),
@@ -327,6 +333,7 @@ impl Run {
                     batch_size = report.batch_size,
                     attempts = report.attempts,
                     queue_ms = millis(report.queue_time),
+                    memory_wait_ms = millis(report.memory_wait),
                     plan_ms = millis(report.plan_time),
                     run_ms = millis(report.run_time),
                     result_cache = %report.result_cache,

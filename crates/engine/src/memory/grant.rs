@@ -63,8 +63,6 @@ pub(crate) struct Grant {
     bytes: AtomicU64,
     /// The greater of that and what is used. Changed under the budget's lock only.
     held: AtomicU64,
-    /// How long the query has waited for others, in microseconds.
-    waited: AtomicU64,
     /// Of its threads, those that wait now.
     waiters: AtomicU64,
 }
@@ -72,7 +70,7 @@ pub(crate) struct Grant {
 impl Grant {
     /// Of `bytes`, which the budget's state counts already.
     pub(super) fn new(budget: Arc<Budget>, claim: Claim, bytes: u64) -> Self {
-        Self { budget, claim, bytes: bytes.into(), held: bytes.into(), waited: 0.into(), waiters: 0.into() }
+        Self { budget, claim, bytes: bytes.into(), held: bytes.into(), waiters: 0.into() }
     }
 
     /// Bytes set aside for the query.
@@ -145,8 +143,8 @@ impl Grant {
     }
 
     /// Tries again and again until it is `done`, while others may let go of memory and the query has not waited for long.
-    /// This thread sleeps meanwhile.
-    pub(crate) fn wait_until(&self, mut done: impl FnMut() -> bool) {
+    /// This thread sleeps meanwhile. Adds to `waited`, in microseconds.
+    pub(crate) fn wait_until(&self, waited: &AtomicU64, mut done: impl FnMut() -> bool) {
         if !self.claim.shares {
             return;
         }
@@ -155,7 +153,7 @@ impl Grant {
                 self.budget.waiting.fetch_add(1, Ordering::Relaxed);
             }
             let since = Instant::now();
-            let before = Duration::from_micros(self.waited.load(Ordering::Relaxed));
+            let before = Duration::from_micros(waited.load(Ordering::Relaxed));
             while before + since.elapsed() < self.patience() {
                 // Their shares are smaller now.
                 self.budget.wanted.store(true, Ordering::Relaxed);
@@ -164,7 +162,7 @@ impl Grant {
                     break;
                 }
             }
-            self.waited.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
+            waited.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
             if self.waiters.fetch_sub(1, Ordering::Relaxed) == 1 {
                 self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
             }

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use bytesize::ByteSize;
 use datafusion::common::Result;
@@ -76,12 +77,19 @@ pub(crate) struct Spillers {
 pub(crate) struct Figures {
     used: AtomicU64,
     peak: AtomicU64,
+    /// In microseconds.
+    waited: AtomicU64,
 }
 
 impl Figures {
     /// Bytes in use.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How long its threads have waited in all for memory that others had.
+    pub(crate) fn waited(&self) -> Duration {
+        Duration::from_micros(self.waited.load(Ordering::Relaxed))
     }
 
     /// The most bytes that were in use at a time.
@@ -423,7 +431,7 @@ impl MemoryPool for QueryMemory {
         let mut outcome = self.try_once(reservation, additional);
         let is_for_now = |outcome: &Result<(), Denied>| matches!(outcome, Err(Denied { for_now: true, .. }));
         if let (Source::Budget(grant), true) = (&self.source, is_for_now(&outcome)) {
-            grant.wait_until(|| {
+            grant.wait_until(&self.figures.waited, || {
                 outcome = self.try_once(reservation, additional);
                 !is_for_now(&outcome)
             });
@@ -442,7 +450,7 @@ impl MemoryPool for QueryMemory {
 
 #[cfg(test)]
 mod tests {
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use super::super::budget::Budget;
     use super::super::grant::{Claim, PATIENCE};

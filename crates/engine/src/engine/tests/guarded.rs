@@ -158,7 +158,9 @@ async fn a_query_that_has_given_rows_waits_for_what_others_hold() {
         tokio::time::sleep(Duration::from_millis(300)).await;
         drop((run, held));
     });
+    let usage = large.usage();
     assert_eq!(first + rest(large).await.unwrap(), ROWS as usize);
+    assert!(usage.report().memory_wait >= Duration::from_millis(100), "{:?}", usage.report());
     others.await.unwrap();
 }
 
