@@ -20,11 +20,12 @@ never by hand. How the experiments work, and how one statement of a run is playe
 
 `engine.memory_limit` is the one number: the *budget*. It bounds the whole process, not only what operators ask for. A query that does
 not fit waits, runs with fewer partitions, or spills. It is refused when nothing smaller is left to try, and when memory runs out after
-its first rows have gone to the client, as it cannot begin anew then; before either it waits up to ten seconds for what others
-hold. `engine.memory_pool` selects who shares the budget out: `fair` is Updraft's own pool, `datafusion-fair` and `greedy` are DataFusion's `FairSpillPool` and `GreedyMemoryPool` in the same server. They run
-without the cache of hot tables (`hot.memory_limit=0B`), which cannot give back to them what it has: where a query is quicker in
-`fair`, a part of that may be the cache's. Their columns show what the rest of the server cannot make up for. Commands are given without
-`--pool`, and with the pools that they were for where these differ.
+its first rows have gone to the client, as it cannot begin anew then; before either it waits up to ten seconds for what others hold.
+`engine.memory_pool` selects who shares the budget out: `fair` is Updraft's own pool, `datafusion-fair` and `greedy` are DataFusion's
+`FairSpillPool` and `GreedyMemoryPool` in the same server. They run without the cache of hot tables (`hot.memory_limit=0B`), which
+cannot give back to them what it has: where a query is quicker in `fair`, a part of that may be the cache's. Their columns show what
+the rest of the server cannot make up for. Commands are given without `--pool`, and with the pools that they were for where these
+differ.
 
 **Bold** reaches the aim, plain holds what must hold, *missed* says so.
 """

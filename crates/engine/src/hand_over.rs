@@ -36,12 +36,13 @@ pub(crate) fn breathe() {
 
 /// Lets the runtime give this worker's queue to another thread.
 pub(crate) fn hand_over() {
-    let runtime = Handle::try_current().ok().filter(|runtime| runtime.runtime_flavor() == RuntimeFlavor::MultiThread);
-    let Some(runtime) = runtime else { return };
-    let (running, runs) = mpsc::sync_channel(1);
-    runtime.spawn(async move { running.send(()) });
+    let Ok(runtime) = Handle::try_current() else { return };
     // The runtime takes its queue back from a thread that was not quick enough: this waits until it was.
-    tokio::task::block_in_place(|| runs.recv_timeout(PATIENCE).ok());
+    blocking(|| {
+        let (running, runs) = mpsc::sync_channel(1);
+        runtime.spawn(async move { running.send(()) });
+        runs.recv_timeout(PATIENCE).ok()
+    });
     HANDED_OVER.set(Some(Instant::now()));
 }
 

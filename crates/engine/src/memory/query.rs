@@ -491,9 +491,10 @@ mod tests {
         assert_eq!(budget.held(), 0);
     }
 
-    /// What a query gets that cannot do without 200 of the 1,000 bytes another has, and how long that takes.
+    /// What a query gets that asks for 200 bytes when another has 900 of 1,000, and how long that takes. The other is told what
+    /// ends the query.
     fn wait_for(
-        other: impl FnOnce(MemoryReservation) + Send + 'static,
+        other: impl FnOnce(MemoryReservation, CancellationToken) + Send + 'static,
         name: &str,
         is_final: bool,
     ) -> (Result<()>, Duration) {
@@ -508,7 +509,8 @@ mod tests {
             memory.set_final();
         }
         let needs = MemoryConsumer::new(name).register(&pool);
-        let other = std::thread::spawn(move || other(held));
+        let cancel = memory.cancel.clone();
+        let other = std::thread::spawn(move || other(held, cancel));
         let since = Instant::now();
         let outcome = needs.try_grow(200);
         let took = since.elapsed();
@@ -518,7 +520,7 @@ mod tests {
 
     #[test]
     fn who_would_fail_for_good_for_want_of_what_others_have_waits_for_it() {
-        let later = |held: MemoryReservation| {
+        let later = |held: MemoryReservation, _: CancellationToken| {
             std::thread::sleep(Duration::from_millis(100));
             drop(held);
         };
@@ -531,7 +533,7 @@ mod tests {
             assert_eq!(outcome.is_ok(), waits, "{name}: {outcome:?}");
             assert_eq!(took >= Duration::from_millis(90), waits, "{name}: {took:?}");
         }
-        let needs_too = |held: MemoryReservation| {
+        let needs_too = |held: MemoryReservation, _: CancellationToken| {
             std::thread::sleep(Duration::from_millis(20));
             assert!(held.try_grow(200).is_err(), "there is no more");
             drop(held);
@@ -542,21 +544,14 @@ mod tests {
 
     #[test]
     fn who_waits_for_others_ends_when_its_query_does() {
-        let budget = Budget::new(1000);
-        let (_, others) = query(&budget, 0, 1000);
-        let held = MemoryConsumer::new("held").register(&others);
-        held.try_grow(900).expect("there is plenty");
-        let (memory, pool) = query(&budget, 0, 1000);
-        memory.set_final();
-        let cancel = memory.cancel.clone();
-        std::thread::spawn(move || {
+        let cancels = |held: MemoryReservation, cancel: CancellationToken| {
             std::thread::sleep(Duration::from_millis(50));
             cancel.cancel();
-        });
-        let since = Instant::now();
-        let error = MemoryConsumer::new("merge").register(&pool).try_grow(200).expect_err("it was cancelled");
-        assert!(matches!(error, DataFusionError::External(_)), "{error}");
-        assert!(since.elapsed() < PATIENCE / 2, "{:?}", since.elapsed());
+            drop(held);
+        };
+        let (outcome, took) = wait_for(cancels, "HashJoinInput[0]", true);
+        assert!(matches!(outcome, Err(DataFusionError::External(_))), "{outcome:?}");
+        assert!(took < PATIENCE / 2, "{took:?}");
     }
 
     #[test]
