@@ -157,7 +157,7 @@ impl Look {
                 let stored = Stored::parquet(meta.size, &footer, &schema);
                 let row_groups = footer.row_groups().iter().map(|group| u64::try_from(group.num_rows()).unwrap_or(0));
                 let row_groups = row_groups.collect();
-                let bounds = self.workshop.hot.as_ref().map(|_| Arc::new(Bounds::of(&footer, &schema)));
+                let bounds = Some(Arc::new(Bounds::of(&footer, &schema)));
                 Ok(Facts { schema, quoted_newlines: false, statistics, stored, row_groups, bounds })
             }
             Format::Csv | Format::Json => {

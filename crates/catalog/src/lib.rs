@@ -71,7 +71,7 @@ pub use metadata::{CacheStatistics, MetadataStatistics};
 pub use requests::StoreFigures;
 pub use snapshot::{Snapshot, SnapshotId};
 pub use stored::{Stored, StoredColumn};
-pub use table::stored;
+pub use table::{outlook, stored};
 
 use ahead::Room;
 use definition::{Definition, Member, Places};

@@ -10,7 +10,7 @@ use datafusion::arrow::array::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource};
+use datafusion::datasource::physical_plan::{FileOpener, FileScanConfig, FileSource, ParquetSource};
 use datafusion::datasource::table_schema::TableSchema;
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::physical_expr::projection::ProjectionExprs;
@@ -37,6 +37,12 @@ pub(crate) struct NamedSource {
 impl NamedSource {
     pub(crate) fn new(inner: Arc<dyn FileSource>, store: Arc<PinnedStore>) -> Self {
         Self { inner, store }
+    }
+
+    /// Whether the reader looks at the columns of filters first, and at the others where rows pass.
+    pub(crate) fn is_late(&self) -> bool {
+        let parquet = self.inner.downcast_ref::<ParquetSource>();
+        parquet.is_some_and(|parquet| parquet.table_parquet_options().global.pushdown_filters)
     }
 
     fn around(&self, inner: Arc<dyn FileSource>) -> Arc<dyn FileSource> {

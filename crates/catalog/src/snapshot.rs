@@ -59,9 +59,9 @@ pub(crate) struct Inner {
     pub(crate) url: ObjectStoreUrl,
     pub(crate) shared: Arc<Shared>,
     pub(crate) footers: Arc<Footers>,
-    /// The cache of hot columns, for Parquet, when it is on; each of `files` then carries its [`updraft_hot::File`].
+    /// The cache of hot columns, for Parquet, when it is on.
     pub(crate) hot: Option<Arc<updraft_hot::Cache>>,
-    /// The row groups of `files` when the cache is on.
+    /// The row groups of `files`, of Parquet: each carries its [`updraft_hot::File`], and all of these too.
     pub(crate) segments: Option<Arc<Segments>>,
 }
 
@@ -216,8 +216,7 @@ impl Workshop {
             stored.add(&facts.stored, interned.places(facts, &file_schema));
             if format != Format::Parquet {
                 scan.extensions.insert_arc(interned.layout(facts, compression(config, file)));
-            }
-            if hot.is_some() {
+            } else {
                 if let Some(bounds) = &facts.bounds {
                     scan.extensions.insert_arc(bounds.clone());
                 }
@@ -231,8 +230,12 @@ impl Workshop {
             stored.ahead = self.room.table_bytes();
         }
         let stored = Arc::new(stored);
+        let segments = Segments::new(table_schema.table_schema().clone(), scanned.clone()).map(Arc::new);
         for file in &mut scanned {
             file.extensions.insert_arc(stored.clone());
+            if let Some(segments) = &segments {
+                file.extensions.insert_arc(segments.clone());
+            }
         }
         let all_compressed = files.iter().all(|(_, file)| compression(config, file) != Compression::None);
         let broken = |e: DataFusionError| Error::Internal { what: format!("table {table:?}: {e}") };
@@ -241,8 +244,6 @@ impl Workshop {
         let url = store.url().map_err(broken)?;
         let shared = Arc::new(Shared { store, format, text, splits: splits && !(all_compressed && guessed) });
         let footers = self.footers.clone();
-        let segments = hot.as_ref().and_then(|_| Segments::new(table_schema.table_schema().clone(), scanned.clone()));
-        let segments = segments.map(Arc::new);
         let inner = Inner {
             id,
             table,

@@ -12,13 +12,15 @@ use datafusion::common::{DFSchema, Statistics};
 use datafusion::config::TableParquetOptions;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::datasource::listing::helpers::expr_applicable_for_cols;
-use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, FileSource, ParquetSource};
+use datafusion::datasource::physical_plan::{
+    FileGroup, FileScanConfig, FileScanConfigBuilder, FileSource, ParquetSource,
+};
 use datafusion::datasource::source::DataSourceExec;
 use datafusion::error::Result as DfResult;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::empty::EmptyExec;
-use updraft_hot::{HotSource, pays_late};
+use updraft_hot::{HotSource, Outlook, Segments, pays_late};
 
 use crate::config::Format;
 use crate::footers::Readers;
@@ -39,6 +41,15 @@ pub(crate) struct FilesTable {
 /// How a table of the catalog is stored; `None` when `table` is none of the catalog's.
 pub fn stored(table: &dyn TableProvider) -> Option<&Stored> {
     Some(table.downcast_ref::<FilesTable>()?.snapshot.stored.as_ref())
+}
+
+/// What a scan of Parquet files that reads `columns` of its table has to do, as far as their footers say which row groups its
+/// filter leaves. `None` = it has no filter, or is no such scan of the catalog's.
+pub fn outlook(scan: &FileScanConfig, columns: &[usize]) -> Option<Outlook> {
+    let filter = scan.file_source.filter()?;
+    let segments = scan.file_groups.iter().find_map(|group| group.files().first())?.extension::<Segments>()?;
+    let source = scan.file_source.downcast_ref::<NamedSource>()?;
+    Some(segments.outlook(&scan.file_groups, columns, &filter, source.is_late()))
 }
 
 impl FilesTable {

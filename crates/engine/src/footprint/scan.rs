@@ -7,7 +7,7 @@ use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::physical_expr::projection::ProjectionExprs;
 use datafusion::physical_expr::utils::collect_columns;
 use updraft_catalog::{Stored, StoredColumn};
-use updraft_hot::HotSource;
+use updraft_hot::{HotSource, Outlook};
 
 use super::width::Widths;
 
@@ -52,13 +52,21 @@ struct Files {
 /// Weighs a scan, and learns the widths of its columns.
 pub(super) fn of(config: &FileScanConfig, widths: &mut Widths) -> Scan {
     let partitions = config.file_groups.iter().filter(|group| !group.is_empty()).count() as u64;
-    weigh(config, columns_read(config), config.file_source.projection(), partitions, widths)
+    let columns = columns_read(config);
+    let outlook = updraft_catalog::outlook(config, &columns);
+    let scan = weigh(config, columns, config.file_source.projection(), partitions, widths);
+    // A row group is read by one reader.
+    outlook.map_or(scan, |outlook| Scan { lanes: scan.lanes.min(outlook.segments as u64), ..narrowed(scan, outlook) })
 }
 
 /// The same for a table that is hot in part or as a whole: what is in memory is there already, and counted where it is kept.
 pub(super) fn of_hot(source: &HotSource, partitions: u64, widths: &mut Widths) -> Scan {
     let scan = weigh(source.files(), source.columns(), Some(source.projection()), partitions, widths);
-    let outlook = source.outlook();
+    narrowed(scan, source.outlook())
+}
+
+/// `scan`, less what its filters leave out and what is in memory already.
+fn narrowed(scan: Scan, outlook: Outlook) -> Scan {
     let skipped = outlook.skipped_rows as u64;
     let looked_at = |rows: usize| (rows as u64).saturating_sub(skipped);
     let (rows, absent) = (looked_at(outlook.rows), looked_at(outlook.absent_rows));

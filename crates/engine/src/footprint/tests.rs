@@ -175,6 +175,20 @@ async fn what_is_read_is_known() {
 }
 
 #[tokio::test]
+async fn row_groups_that_filters_leave_out_are_not_weighed() {
+    let lake = Lake::new().await;
+    let all = lake.weigh("SELECT * FROM wide", 4).await;
+    let one = lake.weigh("SELECT * FROM wide WHERE id = 12345", 4).await;
+    assert_eq!((all.scan_rows, one.scan_rows), (Some(80_000), Some(10_000)));
+    assert_eq!(one.scan_bytes, all.scan_bytes.div_ceil(8), "{one:?} {all:?}");
+    assert!(one.unaccounted < all.unaccounted, "one reader has something to read: {one:?} {all:?}");
+    let few = lake.weigh("SELECT * FROM wide WHERE few = 3", 4).await;
+    assert_eq!(few.scan_rows, Some(80_000), "it is in every row group");
+    let none = lake.weigh("SELECT * FROM wide WHERE id < 0", 4).await;
+    assert_eq!((none.scan_rows, none.scan_bytes), (Some(0), 0));
+}
+
+#[tokio::test]
 async fn light_and_heavy_statements() {
     let lake = Lake::new().await;
     for (is_light, sql) in [
@@ -190,6 +204,7 @@ async fn light_and_heavy_statements() {
         (true, "SELECT count(*) FROM tiny a, tiny b"),
         (true, "SELECT id, row_number() OVER (ORDER BY price) FROM tiny"),
         (false, "SELECT * FROM long WHERE n > 5"),
+        (true, "SELECT * FROM long WHERE n = 5"),
         (false, "SELECT comment FROM wide"),
         (true, "SELECT count(*) FROM tiny a, tiny b, tiny c, tiny d"),
         (false, "SELECT sum(a.id + b.id + c.id + d.id) FROM tiny a, tiny b, tiny c, tiny d"),

@@ -15,6 +15,7 @@ use datafusion::physical_plan::filter::FilterExec;
 use datafusion::physical_plan::statistics::StatisticsArgs;
 
 use super::access::Scan;
+use super::segments::Segments;
 use super::source::HotSource;
 
 /// Columns of segments that are looked for in memory, at most, to say how much of a scan is there.
@@ -50,16 +51,14 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
     let mut outlook = Outlook { segments: segments.len(), ..Outlook::default() };
     let scan = Scan::new(source, source.segments.schema()).ok();
     let (mut looked, mut absent) = (0, 0);
-    let skipped = |segment: u32| match &scan {
-        Some(scan) if source.reads_late() => match source.segments.is_indexed(segment) {
-            // A few pages of each column.
-            true => rows(segment).saturating_sub(PAGES_ROWS),
-            false => {
-                let others = scan.needed.len() - filter_columns(&source.filters, &scan.needed).len();
-                rows(segment) / scan.needed.len().max(1) * others
-            }
-        },
-        _ => 0,
+    let in_filter = match &scan {
+        Some(scan) if source.reads_late() => {
+            Some((filter_columns(&source.filters, &scan.needed).len(), scan.needed.len()))
+        }
+        _ => None,
+    };
+    let skipped = |segment: u32| {
+        in_filter.map_or(0, |(in_filter, needed)| hardly_looked_at(&source.segments, segment, in_filter, needed))
     };
     for segment in segments {
         let scan = scan.as_ref().filter(|scan| looked * scan.needed.len().max(1) < LOOKS_MAX);
@@ -86,6 +85,36 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
         }
     }
     outlook
+}
+
+/// The same without the cache, of `segments`: see [`Segments::outlook`].
+pub(super) fn outlook_of_files(
+    all: &Segments,
+    segments: &[u32],
+    columns: &[usize],
+    filter: &Arc<dyn PhysicalExpr>,
+    is_late: bool,
+) -> Outlook {
+    let in_filter = filter_columns(std::slice::from_ref(filter), columns).len();
+    let rows = segments.iter().map(|segment| all.get(*segment).rows).sum();
+    let skipped = |segment: &u32| hardly_looked_at(all, *segment, in_filter, columns.len());
+    Outlook {
+        rows,
+        absent_rows: rows,
+        segments: segments.len(),
+        absent_segments: segments.len(),
+        skipped_rows: if is_late { segments.iter().map(skipped).sum() } else { 0 },
+    }
+}
+
+/// Rows of a segment that are hardly looked at where the reader goes by filters, which name `in_filter` of the columns `needed`.
+fn hardly_looked_at(segments: &Segments, segment: u32, in_filter: usize, needed: usize) -> usize {
+    let rows = segments.get(segment).rows;
+    match segments.is_indexed(segment) {
+        // A few pages of each column.
+        true => rows.saturating_sub(PAGES_ROWS),
+        false => rows / needed.max(1) * (needed - in_filter),
+    }
 }
 
 /// Those of the columns `needed` that filters name.

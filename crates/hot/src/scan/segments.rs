@@ -12,10 +12,13 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column as Name, ScalarValue};
 use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::FileGroup;
 use datafusion::error::{DataFusionError, Result};
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 
 use super::bounds::Bounds;
+use super::estimate::{self, Outlook};
 use crate::cache::Cache;
 use crate::column::Column;
 use crate::file::File;
@@ -128,8 +131,45 @@ impl Segments {
         }
     }
 
+    /// The segments of the files that a scan of `groups` reads, whole or in part.
+    fn of_groups(&self, groups: &[FileGroup]) -> Vec<u32> {
+        let read: HashSet<_> =
+            groups.iter().flat_map(|group| group.files()).map(|file| &file.object_meta.location).collect();
+        let places = self.files.iter().enumerate().filter(|(_, file)| read.contains(&file.object_meta.location));
+        self.of_files(&places.map(|(at, _)| at).collect::<Vec<_>>())
+    }
+
+    /// What a scan of files has to do that reads `columns` of the table in `groups`, all of them files of this table, and leaves
+    /// out row groups in which no row passes `filter`. When `is_late` it reads the columns that the filter does not name for
+    /// those rows alone that pass.
+    pub fn outlook(
+        &self,
+        groups: &[FileGroup],
+        columns: &[usize],
+        filter: &Arc<dyn PhysicalExpr>,
+        is_late: bool,
+    ) -> Outlook {
+        let all = self.of_groups(groups);
+        let kept = self.may_pass(&all, filter, None).unwrap_or(all);
+        estimate::outlook_of_files(self, &kept, columns, filter, is_late)
+    }
+
+    /// Those of `kept` in which rows may pass `filter`; `None` = in all, or it cannot be told.
+    ///
+    /// Of a column in `cache` more may be known than its file says.
+    pub(super) fn may_pass(
+        &self,
+        kept: &[u32],
+        filter: &Arc<dyn PhysicalExpr>,
+        cache: Option<&Cache>,
+    ) -> Option<Vec<u32>> {
+        let pruning = PruningPredicateBuilder::new().with_file_schema(self.schema.clone());
+        let pruning = pruning.try_build(filter.clone()).ok().filter(|pruning| !pruning.always_true())?;
+        Some(self.prune(kept, &pruning, cache))
+    }
+
     /// Those of `kept` in which rows may pass `predicate`; all, if it cannot be told.
-    pub(super) fn prune(&self, kept: &[u32], predicate: &PruningPredicate, cache: &Cache) -> Vec<u32> {
+    pub(super) fn prune(&self, kept: &[u32], predicate: &PruningPredicate, cache: Option<&Cache>) -> Vec<u32> {
         let statistics = Statistics { segments: self, kept, cache };
         match predicate.prune(&statistics) {
             Ok(may_pass) => kept.iter().zip(may_pass).filter_map(|(segment, may)| may.then_some(*segment)).collect(),
@@ -295,7 +335,7 @@ impl Segments {
 struct Statistics<'a> {
     segments: &'a Segments,
     kept: &'a [u32],
-    cache: &'a Cache,
+    cache: Option<&'a Cache>,
 }
 
 impl Statistics<'_> {
@@ -313,10 +353,11 @@ impl Statistics<'_> {
         if values.null_count() == 0 {
             return Some(values);
         }
+        let Some(cache) = self.cache else { return Some(values) };
         let mut any = false;
         let found = self.kept.iter().enumerate().map(|(place, segment)| {
             if values.is_null(place)
-                && let Some(column) = self.segments.held(*segment, at, self.cache)
+                && let Some(column) = self.segments.held(*segment, at, cache)
             {
                 any = true;
                 return Ok(of_zone(&column));

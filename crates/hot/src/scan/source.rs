@@ -21,7 +21,6 @@ use datafusion::physical_expr::{
     EquivalenceProperties, LexOrdering, Partitioning, PhysicalExpr, PhysicalSortExpr, split_conjunction,
 };
 use datafusion::physical_expr_common::physical_expr::is_volatile;
-use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::physical_plan::execution_plan::SchedulingType;
 use datafusion::physical_plan::filter_pushdown::{FilterPushdownPropagation, PushedDown};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
@@ -224,12 +223,9 @@ impl HotSource {
             if self.filters.is_empty() {
                 return self.kept.clone();
             }
-            let schema = self.segments.schema().clone();
-            let pruning = PruningPredicateBuilder::new().with_file_schema(schema);
-            match pruning.try_build(conjunction(self.filters.iter().cloned())) {
-                Ok(pruning) if !pruning.always_true() => self.segments.prune(&self.kept, &pruning, &self.cache).into(),
-                _ => self.kept.clone(),
-            }
+            let filter = conjunction(self.filters.iter().cloned());
+            let may_pass = self.segments.may_pass(&self.kept, &filter, Some(&self.cache));
+            may_pass.map_or_else(|| self.kept.clone(), Into::into)
         })
     }
 

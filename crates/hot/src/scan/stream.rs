@@ -229,7 +229,7 @@ impl Reader {
             return may_pass;
         }
         let segments = &self.scan.source.segments;
-        let may_pass = !segments.prune(&[segment], pruning, &self.scan.source.cache).is_empty();
+        let may_pass = !segments.prune(&[segment], pruning, Some(&self.scan.source.cache)).is_empty();
         self.last = Some((segment, may_pass));
         may_pass
     }
