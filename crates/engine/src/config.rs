@@ -154,8 +154,9 @@ pub struct Config {
     /// Options of DataFusion, without `datafusion.` before their names: `execution.parquet.pushdown_filters = true`.
     /// Refused, with the reason, are those that a setting of Updraft governs, that would leave the memory budget, that
     /// clients are told is otherwise (`catalog.*`, `sql_parser.dialect`, the case of names, where NULLs sort), and a
-    /// few with which queries fail or never end. Set one when its documentation promises something for your queries;
-    /// most are best left alone.
+    /// few with which queries fail or never end. A query that ran out of memory is tried anew without hash joins, and
+    /// with sorts that take no batches together, whatever is said here. Set one when its documentation promises
+    /// something for your queries; most are best left alone.
     pub datafusion: DatafusionOptions,
 }
 

@@ -3,7 +3,9 @@
 //! | module | its story |
 //! |---|---|
 //! | `budget` | what all queries share, and who may take how much of it |
+//! | `grant` | one query's part of it |
 //! | `query` | the memory of one query, as a DataFusion pool |
+//! | `consumers` | its operators, and what each of them has |
 //! | `upload` | the memory of what clients upload |
 //! | `overhead` | by how much operators have more than they say |
 //! | `refusal` | what an operator is told that may not have more |
@@ -12,6 +14,7 @@
 
 mod budget;
 mod cgroup;
+mod consumers;
 mod grant;
 mod guard;
 mod limit;

@@ -7,7 +7,6 @@
 //! It is also where a query that was cancelled ends soonest: sorts, merges and aggregates work on for long within one
 //! poll, and ask for memory with each batch.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,8 +19,9 @@ use datafusion::execution::memory_pool::{MemoryConsumer, MemoryLimit, MemoryPool
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
+use super::consumers::{Consumers, Usage, goes_on_without};
 use super::grant::{Grant, Refusal};
-use super::overhead::{kind, overhead};
+use super::overhead::overhead;
 use super::refusal::refused;
 use crate::error::Error;
 
@@ -30,16 +30,11 @@ const HEADROOM: u64 = 5;
 /// Of what operators that can spill may have, the part that is first come, first served. Of the rest, each may have
 /// its equal part.
 const FIRST_COME: (u64, u64) = (3, 4);
-/// How much more an operator may have while it spills, as a part of what it had when it was told to. A sort makes its
-/// batches anew to write them, and fails when these may not be a little larger.
-const SPILLING: u64 = 8;
 /// What an operator that cannot spill may have whatever the others have: one part in this many of the query's limit. It
 /// would end the query for next to nothing.
 const SMALL_CHANGE: u64 = 256;
 /// The most that this is.
 const SMALL_CHANGE_MAX: u64 = 64 << 10;
-/// How many of the largest operators a refusal names.
-const NAMED: usize = 3;
 
 /// Where a query's memory comes from.
 #[derive(Debug)]
@@ -59,7 +54,7 @@ pub(crate) struct QueryMemory {
     cancel: CancellationToken,
     /// It would fail for good when it is refused memory.
     is_final: AtomicBool,
-    state: Mutex<State>,
+    consumers: Mutex<Consumers>,
     figures: Arc<Figures>,
 }
 
@@ -98,69 +93,13 @@ impl Figures {
     }
 }
 
-#[derive(Debug, Default)]
-struct State {
-    used: u64,
-    /// Of what is used, what can be spilled.
-    spillable: u64,
-    /// By consumer id.
-    consumers: HashMap<usize, Consumer>,
-}
-
-#[derive(Debug)]
-struct Consumer {
-    name: String,
-    usage: Usage,
-    /// Of a sort: the consumer that has memory set aside for its merge while it gathers rows, and not a byte when it begins
-    /// to hand them on.
-    merge: Option<usize>,
-}
-
-/// What an operator has.
-#[derive(Debug, Clone, Copy)]
-struct Usage {
-    can_spill: bool,
-    /// Bytes it says it has.
-    said: u64,
-    /// Bytes it is charged.
-    charged: u64,
-    /// Real bytes per said byte, as a fraction.
-    overhead: (u64, u64),
-    /// It was refused memory before, and is of a kind that cannot spill what it reads back.
-    has_spilled: bool,
-    /// What it was charged when it was refused more, until it has spilled that.
-    spills: Option<u64>,
-}
-
-impl Usage {
-    /// With `said` bytes.
-    fn with(self, said: u64) -> Self {
-        let (numerator, denominator) = self.overhead;
-        Self { said, charged: said.saturating_mul(numerator) / denominator.max(1), ..self }
-    }
-
-    /// Whether it gives way to others when it goes on to `after`, by spilling. With nothing to spill it would fail, and
-    /// so would one that reads back what it has spilled, and one that was told to a moment ago.
-    fn gives_way(self, after: Self) -> bool {
-        let spilled = |told_at: u64| self.charged <= told_at / 2;
-        let spilling = |told_at: u64| after.charged <= told_at.saturating_add(told_at / SPILLING);
-        let told = self.spills.is_some_and(|told_at| spilled(told_at) || spilling(told_at));
-        self.can_spill && self.said > 0 && !self.has_spilled && !told
-    }
-
-    /// It was given more: what it was told to spill it has spilled, if little is left.
-    fn granted(self, before: Self) -> Self {
-        Self { spills: self.spills.filter(|told_at| before.charged > told_at / 2), ..self }
-    }
-}
-
 impl QueryMemory {
     /// At most `limit` bytes of `source`, and what is due to `spillers` if there are so many. Nothing more once `cancel`
     /// says so.
     pub(crate) fn new(source: Source, limit: u64, spillers: Spillers, cancel: CancellationToken) -> Arc<Self> {
         let figures = Arc::default();
         let is_final = AtomicBool::new(false);
-        Arc::new(Self { source, limit, spillers, cancel, is_final, state: Mutex::default(), figures })
+        Arc::new(Self { source, limit, spillers, cancel, is_final, consumers: Mutex::default(), figures })
     }
 
     /// From now on the query cannot be tried anew: who cannot do without what others have waits a little for it.
@@ -185,9 +124,9 @@ impl QueryMemory {
     pub(crate) fn lend(&self) -> u64 {
         match &self.source {
             Source::Budget(grant) => {
-                let state = self.state.lock();
-                let lent = grant.lend(state.used);
-                drop(state);
+                let consumers = self.consumers.lock();
+                let lent = grant.lend(consumers.used());
+                drop(consumers);
                 grant.tell_freed();
                 lent
             }
@@ -199,7 +138,7 @@ impl QueryMemory {
     /// not so much.
     pub(crate) fn take_back(&self, lent: u64, more: u64) -> bool {
         match &self.source {
-            Source::Budget(grant) => grant.take_back(lent, self.state.lock().used + more),
+            Source::Budget(grant) => grant.take_back(lent, self.consumers.lock().used() + more),
             Source::Stock(_) => true,
         }
     }
@@ -207,45 +146,39 @@ impl QueryMemory {
     /// Has `lent` bytes again, whatever others hold.
     pub(crate) fn take_back_anyway(&self, lent: u64) {
         if let Source::Budget(grant) = &self.source {
-            grant.take_back_anyway(lent, self.state.lock().used);
+            grant.take_back_anyway(lent, self.consumers.lock().used());
         }
     }
 
-    fn put(&self, state: &mut State, id: usize, usage: Usage) {
-        let Some(consumer) = state.consumers.get_mut(&id) else { return };
-        let before = std::mem::replace(&mut consumer.usage, usage).charged;
-        state.used = state.used - before + usage.charged;
-        if usage.can_spill {
-            state.spillable = state.spillable - before + usage.charged;
-        }
-        self.figures.used.store(state.used, Ordering::Relaxed);
-        self.figures.peak.fetch_max(state.used, Ordering::Relaxed);
+    fn put(&self, consumers: &mut Consumers, id: usize, usage: Usage) {
+        consumers.put(id, usage);
+        self.figures.used.store(consumers.used(), Ordering::Relaxed);
+        self.figures.peak.fetch_max(consumers.used(), Ordering::Relaxed);
     }
 
     /// What was given or allocated already: counted, whatever the bounds.
     fn settle(&self, reservation: &MemoryReservation, said: impl FnOnce(u64) -> u64) {
-        let mut state = self.state.lock();
+        let mut consumers = self.consumers.lock();
         let id = reservation.consumer().id();
-        let Some(usage) = state.usage(id) else { return };
-        self.put(&mut state, id, usage.with(said(usage.said)));
+        let Some(usage) = consumers.usage(id) else { return };
+        self.put(&mut consumers, id, usage.with(said(usage.said)));
         if let Source::Budget(grant) = &self.source {
-            grant.hold_anyway(state.used);
+            grant.hold_anyway(consumers.used());
         }
     }
 
     /// Whether an operator that can spill, and has something to spill, may go from `before` to `after`.
-    fn fair(&self, state: &State, before: Usage, after: Usage, is_sort: bool) -> Result<(), String> {
-        let room = self.room().saturating_sub(state.used - state.spillable);
+    fn fair(&self, consumers: &Consumers, before: Usage, after: Usage, is_sort: bool) -> Result<(), String> {
+        let room = self.room().saturating_sub(consumers.used() - consumers.spillable());
         let usable = room - room / HEADROOM;
-        let spillers = || state.consumers.values().map(|consumer| consumer.usage).filter(|usage| usage.can_spill);
-        let all = spillers().count().max(1) as u64;
+        let all = consumers.spillers().count().max(1) as u64;
         let floor = self.spillers.floor.min(usable / all);
         if after.charged <= floor {
             return Ok(());
         }
         let missing = |usage: Usage| floor.saturating_sub(usage.charged);
-        let kept = spillers().map(missing).sum::<u64>().saturating_sub(missing(before));
-        let spillable = state.spillable - before.charged + after.charged + kept;
+        let kept = consumers.spillers().map(missing).sum::<u64>().saturating_sub(missing(before));
+        let spillable = consumers.spillable() - before.charged + after.charged + kept;
         if spillable > usable {
             return Err(format!(
                 "operators that spill may have {} of the query's {}",
@@ -253,7 +186,7 @@ impl QueryMemory {
                 ByteSize(room)
             ));
         }
-        let active = spillers().filter(|usage| usage.said > 0).count() as u64;
+        let active = consumers.spillers().filter(|usage| usage.said > 0).count() as u64;
         let share = usable / active.max(1);
         let gathered = share / 100 * self.spillers.gathered_share;
         if is_sort && gathered < share && after.charged > gathered {
@@ -271,14 +204,14 @@ impl QueryMemory {
             // Not ResourcesExhausted, which would make it spill.
             return Err(Denied { error: DataFusionError::External(Box::new(Error::Cancelled)), for_now: false });
         }
-        let mut state = self.state.lock();
+        let mut consumers = self.consumers.lock();
         let id = reservation.consumer().id();
-        let before = state.usage(id).expect("a reservation keeps its consumer registered");
+        let before = consumers.usage(id).expect("a reservation keeps its consumer registered");
         let after = before.with(before.said + additional as u64);
-        let used = state.used - before.charged + after.charged;
+        let used = consumers.used() - before.charged + after.charged;
         let is_small = !after.can_spill && after.charged <= SMALL_CHANGE_MAX.min(self.limit / SMALL_CHANGE);
         if let (Source::Budget(grant), true) = (&self.source, is_small) {
-            self.put(&mut state, id, after);
+            self.put(&mut consumers, id, after);
             grant.hold_anyway(used);
             return Ok(());
         }
@@ -288,9 +221,9 @@ impl QueryMemory {
         } else {
             match &self.source {
                 Source::Budget(grant) => {
-                    let gives_way = before.gives_way(after) && !state.hands_on(id, reservation);
-                    let is_sort = state.consumers.get(&id).is_some_and(|consumer| consumer.merge.is_some());
-                    let fair = if gives_way { self.fair(&state, before, after, is_sort) } else { Ok(()) };
+                    let gives_way = before.gives_way(after) && !consumers.hands_on(id, reservation);
+                    let fair =
+                        if gives_way { self.fair(&consumers, before, after, consumers.is_sort(id)) } else { Ok(()) };
                     let needs_it = self.is_final.load(Ordering::Relaxed)
                         && !gives_way
                         && !goes_on_without(reservation.consumer().name());
@@ -305,46 +238,27 @@ impl QueryMemory {
         };
         match granted {
             Ok(()) => {
-                self.put(&mut state, id, after.granted(before));
+                self.put(&mut consumers, id, after.granted(before));
                 Ok(())
             }
             Err(why) => {
-                let text = self.refusal(&state, reservation, additional, &why);
-                let has_spilled = before.has_spilled || reads_back_alone(reservation.consumer().name());
-                // Refused again before it has spilled, it may not have an eighth of that as well.
-                let spills = before.spills.or((before.said > 0).then_some(before.charged));
-                self.put(&mut state, id, Usage { has_spilled, spills, ..before });
+                let text = self.refusal(&consumers, reservation, additional, &why);
+                self.put(&mut consumers, id, before.refused(reservation.consumer().name()));
                 Err(Denied { error: refused(reservation, text), for_now })
             }
         }
     }
 
-    fn refusal(&self, state: &State, reservation: &MemoryReservation, more: usize, why: &str) -> String {
-        let mut largest: Vec<_> = state.consumers.values().filter(|one| one.usage.charged > 0).collect();
-        largest.sort_unstable_by_key(|one| std::cmp::Reverse(one.usage.charged));
-        let named = largest.iter().take(NAMED).map(|one| format!("{} {}", one.name, ByteSize(one.usage.charged)));
+    fn refusal(&self, consumers: &Consumers, reservation: &MemoryReservation, more: usize, why: &str) -> String {
         format!(
             "{} asks for {} more; the query uses {} of at most {} ({}); {why}",
             reservation.consumer().name(),
             ByteSize(more as u64),
-            ByteSize(state.used),
+            ByteSize(consumers.used()),
             ByteSize(self.limit),
-            named.collect::<Vec<_>>().join(", "),
+            consumers.largest(),
         )
     }
-}
-
-/// Whether the operator of this name goes on under the same name when it reads back what it has spilled, and
-/// cannot spill that again.
-fn reads_back_alone(consumer: &str) -> bool {
-    consumer.contains("HashAggregateStream[") || consumer.starts_with("OrderedFinalAggregateStream[")
-}
-
-/// Whether the operator of this name has something else to do when it is refused memory, whatever it has: it hands on its
-/// groups, or writes to disk what has come last.
-fn goes_on_without(consumer: &str) -> bool {
-    let kinds = ["RepartitionExec", "PartialHashAggregateStream", "PartialReduceHashAggregateStream", "SMJStream"];
-    kinds.contains(&kind(consumer))
 }
 
 /// An operator does not get what it asks for.
@@ -353,28 +267,6 @@ struct Denied {
     error: DataFusionError,
     /// Others have it, and the operator cannot go on without.
     for_now: bool,
-}
-
-impl State {
-    fn usage(&self, id: usize) -> Option<Usage> {
-        self.consumers.get(&id).map(|consumer| consumer.usage)
-    }
-
-    /// The sort for whose merge a consumer of this name and id is: it registered just before.
-    fn sort_of(&mut self, merge: &str, id: usize) -> Option<&mut Consumer> {
-        let partition = merge.strip_prefix("ExternalSorterMerge")?;
-        let is_its = |name: &str| name.strip_prefix("ExternalSorter").is_some_and(|rest| rest == partition);
-        let before = self.consumers.iter_mut().filter(|(sort, _)| **sort < id);
-        let free = before.filter(|(_, sort)| sort.merge.is_none() && is_its(&sort.name));
-        free.max_by_key(|(sort, _)| **sort).map(|(_, sort)| sort)
-    }
-
-    /// Whether the consumer `id`, whose `reservation` asks for more, makes or merges sorted runs: then it has nothing to
-    /// spill, and fails when it is refused. Each run has a part of what the sort has.
-    fn hands_on(&self, id: usize, reservation: &MemoryReservation) -> bool {
-        let Some(Consumer { merge: Some(merge), usage, .. }) = self.consumers.get(&id) else { return false };
-        (reservation.size() as u64) < usage.said || self.usage(*merge).is_none_or(|merge| merge.said == 0)
-    }
 }
 
 impl fmt::Display for QueryMemory {
@@ -396,18 +288,11 @@ impl MemoryPool for QueryMemory {
                 (1, 1)
             }
         };
-        // An exchange holds little, and what it spills it reads back one batch at a time: it goes last.
-        let can_spill = consumer.can_spill() && !consumer.name().starts_with("RepartitionExec[");
-        let usage = Usage { can_spill, said: 0, charged: 0, overhead, has_spilled: false, spills: None };
-        let mut state = self.state.lock();
-        if let Some(sort) = state.sort_of(consumer.name(), consumer.id()) {
-            sort.merge = Some(consumer.id());
-        }
-        state.consumers.insert(consumer.id(), Consumer { name: consumer.name().to_owned(), usage, merge: None });
+        self.consumers.lock().register(consumer, overhead);
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.state.lock().consumers.remove(&consumer.id());
+        self.consumers.lock().unregister(consumer.id());
         if let Source::Stock(pool) = &self.source {
             pool.unregister(consumer);
         }
