@@ -49,6 +49,8 @@ const SMALL_ANSWER: u64 = 64 << 10;
 pub(crate) enum Effort {
     /// As the settings say, with less where less is free.
     Usual,
+    /// The same for a result that is fetched in parts: no partition waits until another is asked for.
+    InParts,
     /// With as little as it can do with, of as much as there is.
     Careful,
 }
@@ -109,6 +111,7 @@ pub(crate) async fn launch(
     let batches = match attempt(engine, planned, fitted, run).await {
         Err(error) if error.is_refusal() && engine.memory().counts_all() && !run.cancel.is_cancelled() => {
             info!(query_id = %run.id, %error, "out of memory; trying once more with less at a time");
+            run.begins_anew();
             attempt(engine, planned, fit(engine, planned, ready, &run.cancel, Effort::Careful).await?, run).await?
         }
         outcome => outcome?,
@@ -137,14 +140,20 @@ async fn attempt(
     if !another_may_follow {
         turn.set_final();
     }
-    let batches = execute_stream(fitted.plan, Arc::clone(&turn.context))?;
+    // An operator that looks at the token says that it was cancelled, or that it could not write, and not why.
+    let ended = |error: DataFusionError| if cancel.is_cancelled() { run.cancelled() } else { error.into() };
+    let batches = execute_stream(fitted.plan, Arc::clone(&turn.context)).map_err(ended)?;
     let mut batches = Held { batches, turn };
     let first = tokio::select! {
         biased;
         () = cancel.cancelled() => return Err(run.cancelled()),
-        first = batches.next() => first.transpose()?,
+        first = batches.next() => first.transpose().map_err(ended)?,
     };
-    run.on_trial(None);
+    run.trial_is_over();
+    if cancel.is_cancelled() {
+        // It was ended while its first rows were made. Nobody has seen them.
+        return Err(run.cancelled());
+    }
     batches.turn.set_final();
     ends.disarm();
     let schema = batches.schema();
@@ -166,7 +175,7 @@ pub(crate) async fn fit(
 ) -> Result<Fitted, Error> {
     let settings = &planned.settings;
     let (plan, size) = match effort {
-        Effort::Usual => (Cow::Borrowed(&ready.plan), ready.size),
+        Effort::Usual | Effort::InParts => (Cow::Borrowed(&ready.plan), ready.size),
         Effort::Careful => {
             let plan = careful_logical(ready.plan.clone())?;
             let size = footprint::scan_size(&plan)?;
@@ -183,7 +192,7 @@ pub(crate) async fn fit(
     let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
     let mut shape = match effort {
-        Effort::Usual => shapes.next(),
+        Effort::Usual | Effort::InParts => shapes.next(),
         Effort::Careful => {
             let careful = |last: Shape| Shape { batch_size: last.batch_size.min(CAREFUL_BATCH_ROWS), ..last };
             shapes.by_ref().last().map(careful)
@@ -253,7 +262,7 @@ impl Fitted {
         let limits = engine.limits(&planned.principal);
         let limit = planned.settings.query_memory_limit.min(shared.limit());
         let grant = match self.effort {
-            Effort::Usual => self.needs(),
+            Effort::Usual | Effort::InParts => self.needs(),
             Effort::Careful => self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0),
         };
         let lane = self.lane;
@@ -281,7 +290,7 @@ impl Fitted {
         let room = memory.room();
         let most = engine.config().merge_fan_in_max();
         let most = match self.effort {
-            Effort::Usual => most,
+            Effort::Usual | Effort::InParts => most,
             // More passes, and less memory for each.
             Effort::Careful => most.min(CAREFUL_FAN_IN),
         };

@@ -5,8 +5,8 @@
 //! together when the query is cancelled, has to give way, or is out of time; a client that drops one of them keeps the
 //! others.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use datafusion::error::DataFusionError;
@@ -64,7 +64,7 @@ pub(crate) struct SharedEnd {
     /// What the operators look at. The tokens of the streams are its children.
     pub(crate) cancel: CancellationToken,
     /// Why that was, if its clients can be told more than that.
-    pub(crate) why: Arc<OnceLock<Why>>,
+    pub(crate) why: Arc<Mutex<Option<Why>>>,
     /// Parts somebody may still want rows of.
     wanted: AtomicUsize,
 }
@@ -149,7 +149,7 @@ impl Claimed {
     ) -> Result<SendableRecordBatchStream, Error> {
         let Parts { claimed, begun, end } = &*self.parts;
         let begin = async || {
-            let fitted = fit(engine, planned, ready, &end.cancel, Effort::Usual).await?;
+            let fitted = fit(engine, planned, ready, &end.cancel, Effort::InParts).await?;
             let turn = fitted.turn(engine, planned).await?;
             turn.set_final();
             Ok::<_, Error>(Begun { plan: fitted.plan, turn })
@@ -174,15 +174,16 @@ pub(crate) fn watch_claims(cpu: &CpuRuntime, planned: &Arc<Planned>, every: Dura
         loop {
             tokio::time::sleep(every).await;
             let Some(planned) = planned.upgrade() else { return };
-            let mut slot = planned.parts.lock();
-            let Some(parts) = slot.as_ref() else { return };
+            let Some(parts) = planned.parts.lock().clone() else { return };
             let unclaimed = parts.unclaimed();
             // Whoever reads one part after the other comes for the next when it has read this one.
             if parts.end.wanted.load(Ordering::Acquire) > unclaimed {
                 left = None;
             } else if left.replace(unclaimed) == Some(unclaimed) {
                 warn!(query_id = %planned.id, unclaimed, "giving up the parts of a result that nobody fetches");
-                slot.take();
+                // Not dropped under the lock: memory that is given back lets others in, who ask what may be evicted.
+                let given_up = planned.parts.lock().take();
+                drop((given_up, parts));
                 return;
             }
         }

@@ -73,7 +73,7 @@ pub(crate) struct Run {
     /// The present attempt was ended and still holds memory.
     letting_go: AtomicBool,
     /// Why it was ended, when its client did not.
-    why: Arc<OnceLock<Why>>,
+    why: Arc<Mutex<Option<Why>>>,
     /// What it ends with, when its result is a part of a query's.
     shared: Option<Arc<SharedEnd>>,
     /// How it ended: the first to say so is right.
@@ -203,7 +203,7 @@ impl Run {
             return;
         }
         if let Error::Deadline(allowed) = error {
-            let _ = self.why.set(Why::Deadline(allowed.clone()));
+            self.why.lock().get_or_insert_with(|| Why::Deadline(allowed.clone()));
         }
         // What fails by itself leaves to the other streams what is right of theirs.
         if let (Some(shared), Error::Deadline(_) | Error::Cancelled | Error::Shed(_)) = (&self.shared, error) {
@@ -228,7 +228,7 @@ impl Run {
     /// Ends the run for the sake of others, or, while it has shown nothing, only its present attempt; `why` is told
     /// to its client.
     pub(crate) fn shed(&self, why: String) {
-        let _ = self.why.set(Why::Shed(why));
+        self.why.lock().get_or_insert(Why::Shed(why));
         match self.trial.lock().take() {
             Some(trial) => {
                 self.letting_go.store(true, Ordering::Relaxed);
@@ -244,9 +244,19 @@ impl Run {
         *self.trial.lock() = trial;
     }
 
+    /// From now on the attempt is the last.
+    pub(crate) fn trial_is_over(&self) {
+        *self.trial.lock() = None;
+    }
+
+    /// Another attempt follows the one that was ended: why that was has nothing to do with how this one ends.
+    pub(crate) fn begins_anew(&self) {
+        *self.why.lock() = None;
+    }
+
     /// Why it, or its attempt, was cancelled.
     pub(crate) fn cancelled(&self) -> Error {
-        match self.why.get() {
+        match &*self.why.lock() {
             Some(Why::Shed(why)) => Error::Shed(why.clone()),
             Some(Why::Deadline(allowed)) => Error::Deadline(allowed.clone()),
             None => Error::Cancelled,

@@ -238,7 +238,7 @@ impl Engine {
         self.on_cpu(planned.id, None, async move {
             let Work::Query(ready) = &planned.work else { return Ok(1) };
             // Only to see how far it can be split: it is planned again when the first part is fetched.
-            let fitted = launch::fit(&engine, &planned, ready, &CancellationToken::new(), Effort::Usual).await?;
+            let fitted = launch::fit(&engine, &planned, ready, &CancellationToken::new(), Effort::InParts).await?;
             let parts = parts.min(fitted.plan.output_partitioning().partition_count());
             if parts > 1 {
                 *planned.parts.lock() = Some(Arc::new(Parts::new(parts)));

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use datafusion::execution::memory_pool::{MemoryConsumer, MemoryPool, MemoryReservation};
 use tokio_util::sync::CancellationToken;
 
+use super::parts::SILENT;
 use super::*;
+use crate::engine::CancelOutcome;
 use crate::error::ErrorKind;
 use crate::memory::{Allocator, Claim, Spillers, testing};
 use crate::query::{Attempt, RunGuard};
@@ -102,6 +104,23 @@ async fn a_query_that_is_ended_before_its_first_batch_begins_anew() {
     assert_eq!(rest(stream).await.unwrap(), ROWS as usize);
     let report = usage.report();
     assert_eq!((report.attempts, report.partitions), (2, 1), "{report:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_is_ended_by_its_own_operator_begins_anew_and_forgets_why() {
+    let (fixture, meter) = guarded().await;
+    let engine = &fixture.engine;
+    let session = engine.with_settings(&fixture.session("ann"), [("target_partitions", "1")]).unwrap();
+    // In one partition nothing comes between the operator, which looks itself whether it has to end, and its query.
+    let planned = fixture.plan(&session, SILENT).await;
+    let stream = engine.run(&session, Arc::clone(&planned), Part::Whole, None, as_they_are).unwrap();
+    let usage = stream.usage();
+    until(|| usage.report().peak_bytes > 4 * MIB).await;
+    meter.peaks(FAR_OVER).await;
+    until(|| usage.report().attempts == 2).await;
+    assert_eq!(engine.cancel(planned.id(), &session), CancelOutcome::Cancelling);
+    let error = rest(stream).await.unwrap_err();
+    assert!(matches!(error, Error::Cancelled), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

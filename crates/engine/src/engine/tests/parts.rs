@@ -1,17 +1,19 @@
 //! Results that several streams fetch in parts.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::*;
 use crate::engine::CancelOutcome;
-use crate::memory::shed_text;
+use crate::memory::{Reclaim, shed_text};
 use crate::parts;
 use crate::run::QueryStream;
 
 /// A nested loop join of two partitions whose operators would work for minutes without a row, a batch for many seconds.
-const SILENT: &str = "SELECT a.value FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
+pub(super) const SILENT: &str =
+    "SELECT a.value FROM range(1000000) a JOIN range(1000000) b ON a.value < b.value - 2000000";
 
 /// Each of the numbers once, in three partitions.
 const NUMBERS: &str = "SELECT value FROM range(100000) GROUP BY value";
@@ -148,4 +150,70 @@ async fn parts_may_be_read_one_after_the_other_but_are_not_kept_for_ever() {
     released(engine).await;
     let error = fetch(&fixture, &session, &planned, 2, None).map(|_| ()).unwrap_err();
     assert!(matches!(error, Error::Stale(_)), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_of_joins_come_one_after_the_other() {
+    let fixture = with_partitions("2").await;
+    let session = fixture.session("ann");
+    fixture.numbers("a.parquet", 0..40_000);
+    fixture.numbers("b.parquet", 20_000..100_000);
+    // The second is made by each partition from its own part of both, the others from one table of all rows.
+    for (rows_each, sql) in [
+        (1, "SELECT a.id FROM a JOIN b USING (id)"),
+        (1, "SELECT x.n FROM (SELECT id n FROM a GROUP BY id) x JOIN (SELECT id m FROM b GROUP BY id) y ON n = m"),
+        (1, "SELECT id FROM a WHERE id IN (SELECT id FROM b)"),
+        (2, "SELECT a.id FROM b RIGHT JOIN a USING (id)"),
+        (1, "SELECT id FROM a WHERE NOT EXISTS (SELECT 1 FROM b WHERE b.id = a.id)"),
+        (5, "SELECT a.id FROM a FULL JOIN b USING (id)"),
+    ] {
+        let planned = split(&fixture, &session, sql, 2).await;
+        let all = async {
+            let mut sum = 0;
+            for index in 0..2 {
+                sum += rows(fetch(&fixture, &session, &planned, index, None).unwrap()).await.unwrap();
+            }
+            sum
+        };
+        let sum = tokio::time::timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("{sql} hangs"));
+        assert_eq!(sum, rows_each * 20_000, "{sql}");
+        released(&fixture.engine).await;
+    }
+}
+
+/// Part of the budget like a cache, it sees whether the parts of a query are locked when somebody looks for room.
+#[derive(Debug)]
+struct Looks {
+    planned: Arc<Planned>,
+    when_locked: AtomicBool,
+}
+
+impl Reclaim for Looks {
+    fn reclaim(&self, _bytes: u64) -> u64 {
+        0
+    }
+
+    fn held(&self) -> u64 {
+        self.when_locked.fetch_or(self.planned.parts.is_locked(), Ordering::Relaxed);
+        0
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_are_given_up_without_a_lock_that_who_comes_next_may_want() {
+    let config = Config { target_partitions: "3".parse().unwrap(), max_concurrent_queries: 1, ..Config::default() };
+    let fixture = Fixture::new(config).await;
+    let (engine, session) = (&fixture.engine, fixture.session("ann"));
+    let planned = split(&fixture, &session, NUMBERS, 3).await;
+    rows(fetch(&fixture, &session, &planned, 0, None).unwrap()).await.unwrap();
+    let next = fixture.plan(&session, SILENT).await;
+    let next = engine.run(&session, next, Part::Whole, None, as_they_are).unwrap();
+    until(|| engine.queued() > 0).await;
+    let looks = Arc::new(Looks { planned: Arc::clone(&planned), when_locked: AtomicBool::new(false) });
+    engine.memory().add_reclaimer(Arc::clone(&looks) as _);
+    parts::watch_claims(&engine.cpu, &planned, Duration::from_millis(50));
+    until(|| engine.queued() == 0).await;
+    assert!(!looks.when_locked.load(Ordering::Relaxed));
+    drop(next);
+    released(engine).await;
 }
