@@ -41,9 +41,6 @@ const CAREFUL_BATCH_ROWS: usize = 512;
 /// How many spilled runs a careful attempt merges at once.
 const CAREFUL_FAN_IN: usize = 4;
 
-/// Bytes of an answer that is made however much waits for clients already.
-const SMALL_ANSWER: u64 = 64 << 10;
-
 /// How a query is tried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Effort {
@@ -201,7 +198,7 @@ pub(crate) async fn fit(
     .expect("a ladder has a step");
     let fitted = |plan, config, footprint, shape| {
         let plan = interruptible(plan, &cancel)?;
-        let lane = lane_of(&footprint, engine.memory());
+        let lane = lane_of(&footprint, effort, engine.memory());
         Ok::<_, Error>(Fitted { plan, config, footprint, shape, effort, lane, cancel: cancel.clone() })
     };
     let room = engine.room(settings, effort);
@@ -235,11 +232,11 @@ pub(crate) async fn fit(
     }
 }
 
-/// A light query waits for nobody, and what it leaves for its client is not granted to it. While clients that take nothing
-/// leave much, one that would leave more has to be granted it.
-fn lane_of(footprint: &Footprint, memory: &Memory) -> Lane {
-    let adds_to_crowd = footprint.answer > SMALL_ANSWER && memory.is_crowded();
-    if footprint.is_light && !adds_to_crowd { Lane::Light } else { Lane::Heavy }
+/// A light query waits for no heavy one, and what it leaves for its client is not granted to it. While clients that take
+/// nothing leave much, one that would leave more has to be granted it. What did not go with little has much.
+fn lane_of(footprint: &Footprint, effort: Effort, memory: &Memory) -> Lane {
+    let is_light = footprint.is_light && effort != Effort::Careful;
+    if is_light && footprint.answer <= memory.answer_max() { Lane::Light } else { Lane::Heavy }
 }
 
 impl Fitted {

@@ -8,6 +8,9 @@
 //! with many gets more, and does not check the total.
 //!
 //! What clients have uploaded is held too (`upload`), and is as much less for queries to share.
+//!
+//! Light queries have a small part whatever the others hold, so that they wait for none of these. Until the others have
+//! given way, the total may pass the limit by that part.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -24,6 +27,15 @@ use super::grant::{Claim, Grant};
 pub(super) const KEPT_FREE: u64 = 8;
 /// Of the limit, what may wait for clients before it counts as a crowd: many of them, as one leaves some megabytes.
 const CROWD: u64 = 4;
+
+/// Of the limit, what light queries may hold together however little is free: one part in this many.
+const FOR_LIGHT: u64 = 16;
+/// The most that this is.
+const FOR_LIGHT_MAX: u64 = 64 << 20;
+/// An answer of so many bytes is made although a crowd of them waits for clients.
+const SMALL_ANSWER: u64 = 64 << 10;
+/// The same when they have twice as much as makes a crowd: thousands of small answers are much, too.
+const TINY_ANSWER: u64 = 1 << 10;
 
 /// What can let go of memory when queries need it, such as a cache.
 pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
@@ -67,6 +79,8 @@ pub(super) struct State {
     pub(super) held: u64,
     /// Of that, what uploads hold.
     pub(super) uploaded: u64,
+    /// Of that, what light queries hold.
+    pub(super) light: u64,
     /// What queries that ended have left for their clients. Who would be let in alone does not wait for it.
     unsent: u64,
     pub(super) parties: HashMap<Principal, Party>,
@@ -120,9 +134,14 @@ impl Budget {
         self.state.lock().uploaded
     }
 
-    /// Whether so much waits for clients that more has to wait for its turn.
-    pub(crate) fn is_crowded(&self) -> bool {
-        self.is_crowded_with(&self.state.lock())
+    /// The largest answer, in bytes, that need not wait until less waits for clients.
+    pub(crate) fn answer_max(&self) -> u64 {
+        let state = self.state.lock();
+        match self.is_crowded_with(&state) {
+            true if state.unsent > self.limit / CROWD * 2 => TINY_ANSWER,
+            true => SMALL_ANSWER,
+            false => u64::MAX,
+        }
     }
 
     fn is_crowded_with(&self, state: &State) -> bool {
@@ -202,7 +221,7 @@ impl Budget {
     /// what uploads hold, is granted as just that, and the only query is granted whatever it asks: it would wait for nobody.
     pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let grant = self.grant_once(claim, bytes).or_else(|| {
-            let free = self.free_of(&self.state.lock());
+            let free = self.free_for(claim, &self.state.lock());
             (self.reclaim(bytes.min(self.limit).saturating_sub(free)) > 0)
                 .then(|| self.grant_once(claim, bytes))
                 .flatten()
@@ -224,11 +243,12 @@ impl Budget {
         let others_run = state.held > state.uploaded;
         let adds_to_crowd = claim.shares && self.is_crowded_with(&state);
         let kept = if adds_to_crowd { self.limit / KEPT_FREE } else { 0 };
-        let is_full = bytes > self.free_of(&state).saturating_sub(kept);
+        let is_full = bytes > self.free_for(claim, &state).saturating_sub(kept);
         if (is_full && (others_run || adds_to_crowd)) || held + bytes > claim.principal_limit {
             return None;
         }
         state.held += bytes;
+        state.light += if claim.shares { 0 } else { bytes };
         let party = state.parties.entry(claim.principal.clone()).or_default();
         party.priority = claim.priority;
         party.held += bytes;
@@ -239,6 +259,13 @@ impl Budget {
 
     pub(super) fn free_of(&self, state: &State) -> u64 {
         self.limit.saturating_sub(state.held + state.unsent).saturating_sub(self.beside().0)
+    }
+
+    /// What is free for a query of `claim`.
+    pub(super) fn free_for(&self, claim: &Claim, state: &State) -> u64 {
+        let free = self.free_of(state);
+        let for_light = FOR_LIGHT_MAX.min(self.limit / FOR_LIGHT).saturating_sub(state.light);
+        if claim.shares { free } else { free.max(for_light) }
     }
 
     /// What is free, and what caches would let go of.
@@ -317,6 +344,34 @@ mod tests {
         assert!(a.take_back(700, 300), "it waits for nobody when nobody else runs");
         drop(a);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn light_queries_have_a_part_whatever_others_hold() {
+        let budget = Budget::new(1600);
+        let heavy = budget.try_grant(&claim("a"), 0).expect("it fits");
+        heavy.hold(1600, false).expect("all of it");
+        let light = Claim { shares: false, ..claim("b") };
+        let one = budget.try_grant(&light, 60).expect("of a sixteenth");
+        assert!(budget.try_grant(&light, 41).is_none(), "that is all of the part");
+        one.hold(100, false).expect("all of the part");
+        assert_eq!(one.hold(101, false), Err(Refusal::Full { free: 0 }));
+        assert_eq!(heavy.hold(1601, false), Err(Refusal::Full { free: 0 }));
+        assert!(budget.try_grant(&claim("c"), 1).is_none(), "heavy ones have no such part");
+        heavy.hold(1000, false).expect("less");
+        let two = budget.try_grant(&light, 500).expect("it is free");
+        drop((one, two, heavy));
+        let state = budget.state.lock();
+        assert_eq!((state.held, state.light), (0, 0));
+    }
+
+    #[test]
+    fn the_more_waits_for_clients_the_smaller_are_the_answers_that_do_not_wait() {
+        let budget = Budget::new(1000);
+        for (more, answer_max) in [(250, u64::MAX), (1, SMALL_ANSWER), (249, SMALL_ANSWER), (1, TINY_ANSWER)] {
+            budget.add_unsent(more);
+            assert_eq!(budget.answer_max(), answer_max);
+        }
     }
 
     #[test]

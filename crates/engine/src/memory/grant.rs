@@ -101,7 +101,7 @@ impl Grant {
         match self.hold_once(wanted, can_spill) {
             Err(refusal @ Refusal::Full { .. }) => {
                 let kept = if can_spill { self.budget.limit / KEPT_FREE } else { 0 };
-                let free = self.budget.free_of(&self.budget.state.lock());
+                let free = self.budget.free_for(&self.claim, &self.budget.state.lock());
                 let missing = (wanted.saturating_sub(self.held()) + kept).saturating_sub(free);
                 if self.budget.reclaim(missing) == 0 {
                     return Err(refusal);
@@ -119,7 +119,7 @@ impl Grant {
         }
         let mut state = self.budget.state.lock();
         if let Some(more) = wanted.checked_sub(held) {
-            let free = self.budget.free_of(&state);
+            let free = self.budget.free_for(&self.claim, &state);
             if more > free {
                 return Err(Refusal::Full { free });
             }
@@ -130,9 +130,9 @@ impl Grant {
             if can_spill && free - more < self.budget.limit / KEPT_FREE {
                 return Err(Refusal::Full { free: free.saturating_sub(self.budget.limit / KEPT_FREE) });
             }
-            // What only a cache has is nobody's share.
+            // What only a cache has is nobody's share. Of what is measured more may be there than a moment ago.
             let lendable = self.budget.lendable_of(&state);
-            let crowded = (lendable - more) as f64 <= self.budget.limit as f64 * (1.0 - CROWDED);
+            let crowded = lendable.saturating_sub(more) as f64 <= self.budget.limit as f64 * (1.0 - CROWDED);
             let share = self.share(&state);
             if can_spill && crowded && wanted > share && share < self.budget.limit {
                 return Err(Refusal::OverShare { share });
@@ -243,6 +243,9 @@ impl Grant {
     fn set(&self, state: &mut State, wanted: u64) {
         let held = self.held.swap(wanted, Ordering::Relaxed);
         state.held = state.held - held + wanted;
+        if !self.claim.shares {
+            state.light = state.light - held + wanted;
+        }
         if let Some(party) = state.parties.get_mut(&self.claim.principal) {
             party.held = party.held - held + wanted;
         }

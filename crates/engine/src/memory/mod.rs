@@ -88,11 +88,11 @@ impl Memory {
         }
     }
 
-    /// Whether so much waits for clients that more has to wait for its turn.
-    pub(crate) fn is_crowded(&self) -> bool {
+    /// The largest answer, in bytes, that need not wait until less waits for clients.
+    pub(crate) fn answer_max(&self) -> u64 {
         match self {
-            Self::Fair(budget) => budget.is_crowded(),
-            Self::Stock { .. } => false,
+            Self::Fair(budget) => budget.answer_max(),
+            Self::Stock { .. } => u64::MAX,
         }
     }
 
