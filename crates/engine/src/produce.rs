@@ -4,15 +4,17 @@
 //! than to make, as what is compressed does, is encoded by tasks of its own, several at a time and while the next batch is made.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::future::{self, Either};
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt, TryStreamExt};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use tokio::runtime::Handle;
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::admission::Lane;
@@ -22,6 +24,12 @@ use crate::query::Run;
 
 /// How long a client may keep its query waiting before the query's slot and memory are left to others meanwhile.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// The same for a client that is known to be slow: it would keep a slot for as long as it takes to read its result.
+const PATIENCE_WITH_SLOW: Duration = Duration::from_millis(100);
+
+/// A client is slow that has kept its query waiting for so long, and for three quarters of the time.
+const SLOW_FROM: Duration = Duration::from_secs(10);
 
 /// Below this to wake another thread takes about as long as to compress what it would.
 const BESIDE_BYTES_MIN: usize = 16 << 10;
@@ -76,10 +84,11 @@ pub(crate) async fn produce<T: Weight + Send + 'static>(
         run.count_bytes(item.weight());
         sender.give(item, room, std::mem::replace(&mut now, true));
     };
+    let waits = Arc::new(Waits::default());
     match encode(counting(batches, Arc::clone(&run))) {
         Encoded::InTurn(mut items) => {
             while let Some(item) = items.try_next().await? {
-                let room = patiently(&run, sender.reserve(item.weight())).await?;
+                let room = patiently(&run, &waits, sender.reserve(item.weight())).await?;
                 give(item, room);
             }
         }
@@ -89,9 +98,9 @@ pub(crate) async fn produce<T: Weight + Send + 'static>(
                 Lane::Heavy => Handle::current().metrics().num_workers(),
             };
             let begun = parts.and_then(|part| {
-                let (sender, run) = (Arc::clone(&sender), Arc::clone(&run));
+                let (sender, run, waits) = (Arc::clone(&sender), Arc::clone(&run), Arc::clone(&waits));
                 async move {
-                    let room = patiently(&run, sender.reserve(part.bytes)).await?;
+                    let room = patiently(&run, &waits, sender.reserve(part.bytes)).await?;
                     Ok(begin(part, room, lane))
                 }
             });
@@ -130,18 +139,49 @@ pub(crate) async fn joined<R>(task: AbortOnDropHandle<Result<R, Error>>) -> Resu
     }
 }
 
+/// For how long a query has waited for its client, until now.
+#[derive(Debug, Default)]
+struct Waits {
+    first: OnceLock<Instant>,
+    /// In microseconds.
+    total: AtomicU64,
+}
+
+impl Waits {
+    /// For how long the query waits once more before others have its turn.
+    fn patience(&self) -> Duration {
+        let total = Duration::from_micros(self.total.load(Ordering::Relaxed));
+        let since = self.first.get().map_or(Duration::ZERO, Instant::elapsed);
+        if total >= SLOW_FROM && total >= since / 4 * 3 { PATIENCE_WITH_SLOW } else { PATIENCE }
+    }
+
+    /// Counts in a wait that began at `since`.
+    fn add(&self, since: Instant) {
+        self.total.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
+    }
+}
+
 /// Waits for `room`, and leaves the turn of `run` to others when that takes long.
-async fn patiently(run: &Run, room: impl Future<Output = Result<Room, Error>>) -> Result<Room, Error> {
+async fn patiently(run: &Run, waits: &Waits, room: impl Future<Output = Result<Room, Error>>) -> Result<Room, Error> {
     let mut room = pin!(room);
-    if let Ok(room) = tokio::time::timeout(PATIENCE, &mut room).await {
+    if let Some(room) = (&mut room).now_or_never() {
         return room;
     }
-    let turn = run.turn();
-    let parked = turn.as_ref().map(|turn| turn.park());
-    let room = room.await?;
-    if let Some(parked) = parked {
-        parked.resume().await;
-    }
+    let since = Instant::now();
+    waits.first.get_or_init(|| since);
+    let room = match tokio::time::timeout(waits.patience(), &mut room).await {
+        Ok(room) => room?,
+        Err(_) => {
+            let turn = run.turn();
+            let parked = turn.as_ref().map(|turn| turn.park());
+            let room = room.await?;
+            if let Some(parked) = parked {
+                parked.resume().await;
+            }
+            room
+        }
+    };
+    waits.add(since);
     Ok(room)
 }
 
@@ -149,4 +189,31 @@ fn counting(batches: SendableRecordBatchStream, run: Arc<Run>) -> SendableRecord
     let schema = batches.schema();
     let counted = batches.inspect_ok(move |batch| run.count_rows(batch.num_rows()));
     Box::pin(RecordBatchStreamAdapter::new(schema, counted))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_is_slow_all_the_time_keeps_no_turn() {
+        let waits = Waits::default();
+        assert_eq!(waits.patience(), PATIENCE);
+        // A tenth of a second of work for each wait of nine tenths, which is shorter than others wait for a turn.
+        let read = async || {
+            let since = Instant::now();
+            waits.first.get_or_init(|| since);
+            tokio::time::advance(Duration::from_millis(900)).await;
+            waits.add(since);
+            tokio::time::advance(Duration::from_millis(100)).await;
+        };
+        for _ in 0..11 {
+            read().await;
+        }
+        assert_eq!(waits.patience(), PATIENCE, "it is not known yet");
+        read().await;
+        assert_eq!(waits.patience(), PATIENCE_WITH_SLOW);
+        tokio::time::advance(Duration::from_secs(4)).await;
+        assert_eq!(waits.patience(), PATIENCE, "it reads faster than rows are made");
+    }
 }
