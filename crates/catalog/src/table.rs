@@ -29,10 +29,6 @@ use crate::snapshot::{Inner, merged};
 use crate::source::FilesSource;
 use crate::stored::Stored;
 
-/// Bytes that a reader keeps of the columns of filters, for the rows that pass: enough for a row group's numbers. The reader's
-/// own 100 MB are counted nowhere.
-const PREDICATE_CACHE: usize = 16 << 20;
-
 /// The table over the pinned files of one snapshot.
 pub(crate) struct FilesTable {
     snapshot: Arc<Inner>,
@@ -97,7 +93,6 @@ impl FilesTable {
             return Arc::new(FilesSource::new(snapshot.shared.clone(), snapshot.table_schema.clone()));
         }
         let mut options = session.config_options().execution.parquet.clone();
-        options.max_predicate_cache_size.get_or_insert(PREDICATE_CACHE);
         options.pushdown_filters |= is_late;
         let readers = Readers { store: snapshot.shared.store.clone(), footers: snapshot.footers.clone() };
         let mut source = ParquetSource::new(snapshot.table_schema.clone())

@@ -118,8 +118,12 @@ pub struct Config {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "String")]
     pub session_ttl: Duration,
-    /// How many prepared statements may be open, over all sessions. At the bound new ones are refused.
+    /// How many prepared statements may be open, over all sessions. At the bound those that nobody used for a minute make
+    /// room; without any, new ones are refused.
     pub prepared_max: usize,
+    /// Memory for the texts and plans of all prepared statements; the same happens at this bound.
+    #[schemars(with = "String")]
+    pub prepared_limit: ByteSize,
     /// How many prepared statements one session may have open. At the bound new ones are refused.
     pub prepared_per_session_max: usize,
     /// How long a prepared statement is kept that nobody uses.
@@ -191,6 +195,7 @@ impl Default for Config {
             sessions_max: 10_000,
             session_ttl: Duration::from_secs(60 * 60),
             prepared_max: 10_000,
+            prepared_limit: ByteSize::mib(64),
             prepared_per_session_max: 1_000,
             prepared_ttl: Duration::from_secs(60 * 60),
             planned_max: 1_024,

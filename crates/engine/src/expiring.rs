@@ -12,6 +12,8 @@ use tokio::time::Instant;
 pub(crate) enum WhenFull {
     /// It is not taken in.
     Refuse,
+    /// Those that nobody used for so long make room. If there are none, it is not taken in.
+    EvictUnused(Duration),
     /// The entry that was used longest ago makes room.
     EvictOldest,
 }
@@ -88,7 +90,7 @@ impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
         Self { entries: Mutex::new(entries), max, weight_max: usize::MAX, ttl, when_full }
     }
 
-    /// The oldest make room too when all together weigh more than this; the newest stays, whatever its weight.
+    /// All together weigh no more than this. Where the oldest make room, the newest stays, whatever its weight.
     pub(crate) fn within(self, weight_max: usize) -> Self {
         Self { weight_max, ..self }
     }
@@ -118,14 +120,23 @@ impl<K: Eq + Hash + Clone, V: Clone> Expiring<K, V> {
     /// As [`Self::insert`].
     pub(crate) fn insert_weighing(&self, key: K, value: V, weight: usize) -> Result<(), Full> {
         self.change(|entries, out| {
-            if entries.by_key.len() >= self.max && !entries.by_key.contains_key(&key) {
+            let is_full = |entries: &Entries<K, V>| {
+                let too_many = entries.by_key.len() >= self.max && !entries.by_key.contains_key(&key);
+                let evicts = self.when_full == WhenFull::EvictOldest;
+                too_many || (!evicts && entries.weight.saturating_add(weight) > self.weight_max)
+            };
+            if is_full(entries) {
                 entries.expire(self.ttl, out);
-                if entries.by_key.len() >= self.max {
-                    if self.when_full == WhenFull::Refuse {
-                        return Err(Full);
-                    }
-                    out.extend(entries.remove_oldest());
+            }
+            if is_full(entries) {
+                match self.when_full {
+                    WhenFull::EvictOldest => out.extend(entries.remove_oldest()),
+                    WhenFull::EvictUnused(unused) => entries.expire(unused, out),
+                    WhenFull::Refuse => {}
                 }
+            }
+            if is_full(entries) {
+                return Err(Full);
             }
             out.extend(entries.put(key, value, weight));
             while entries.weight > self.weight_max && entries.by_key.len() > 1 {
@@ -240,6 +251,24 @@ mod tests {
         assert_eq!((map.len(), map.get(&"d")), (1, Some(99)), "the newest stays");
         map.remove(&"d");
         assert_eq!((map.evict(1, |_| true), map.weight()), (0, 0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_used_makes_room_where_others_are_refused() {
+        let minute = Duration::from_secs(60);
+        let map = Expiring::new(3, 60 * minute, WhenFull::EvictUnused(minute)).within(10);
+        for (key, weight) in [("a", 4), ("b", 4)] {
+            map.insert_weighing(key, weight, weight).expect("there is room");
+        }
+        assert_eq!(map.insert_weighing("c", 3, 3), Err(Full), "it would weigh 11");
+        tokio::time::advance(minute).await;
+        assert_eq!(map.get(&"b"), Some(4));
+        map.insert_weighing("c", 3, 3).expect("nobody used a");
+        assert_eq!((map.get(&"a"), map.weight()), (None, 7));
+        map.insert_weighing("d", 0, 0).expect("there is room");
+        assert_eq!(map.insert_weighing("e", 0, 0), Err(Full), "there are three, all in use");
+        assert_eq!(map.insert_weighing("f", 99, 99), Err(Full), "it has no room at all");
+        assert_eq!(map.len(), 3);
     }
 
     #[tokio::test(start_paused = true)]

@@ -48,6 +48,14 @@ pub enum Statement {
 }
 
 impl Statement {
+    /// How long it is.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Sql(text) => text.len(),
+            Self::Substrait(plan) => plan.len(),
+        }
+    }
+
     /// For the log: tells equal statements without showing them.
     pub(crate) fn fingerprint(&self) -> u64 {
         let mut hasher = std::hash::DefaultHasher::new();

@@ -2,6 +2,7 @@
 //! the same.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
@@ -17,6 +18,9 @@ use crate::params::Types;
 use crate::plan::Statement;
 use crate::session::{Session, SessionId};
 use crate::sql::Placeholders;
+
+/// At the bound of all statements, those that nobody used for so long make room: many clients go away without closing theirs.
+const UNUSED: Duration = Duration::from_secs(60);
 
 /// What a client calls a prepared statement. Random, so that nobody guesses another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -128,7 +132,8 @@ pub(crate) struct PreparedStatements {
 impl PreparedStatements {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
-            open: Expiring::new(config.prepared_max, config.prepared_ttl, WhenFull::Refuse),
+            open: Expiring::new(config.prepared_max, config.prepared_ttl, WhenFull::EvictUnused(UNUSED))
+                .within(usize::try_from(config.prepared_limit.as_u64()).unwrap_or(usize::MAX)),
             per_session_max: config.prepared_per_session_max,
         }
     }
@@ -145,9 +150,12 @@ impl PreparedStatements {
                 "this session has {max} prepared statements open, which is the limit; close some (engine.prepared_per_session_max)"
             )));
         }
-        self.open.insert(prepared.handle, prepared).map_err(|_| {
+        let bytes = prepared.statement.bytes();
+        self.open.insert_weighing(prepared.handle, prepared, bytes).map_err(|_| {
             Error::Exhausted(
-                "the server has as many prepared statements as it may; close some (engine.prepared_max)".into(),
+                "the server has as many prepared statements as it may; close some (engine.prepared_max, \
+                 engine.prepared_limit)"
+                    .into(),
             )
         })
     }

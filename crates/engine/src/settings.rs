@@ -20,6 +20,9 @@ pub(crate) const BATCH_SIZE_MAX: usize = 1 << 20;
 /// The least memory that a session may leave its queries: what a scan of one small file needs.
 const QUERY_MEMORY_MIN: u64 = 1 << 20;
 
+/// The longest name of a schema, in bytes. Sessions keep it.
+const NAME_MAX: usize = 1 << 10;
+
 /// The longest timeout that is accepted, a year: a point in time further ahead may be none that a clock has.
 pub(crate) const TIMEOUT_MAX: Duration = Duration::from_secs(31_557_600);
 
@@ -202,6 +205,7 @@ impl Defaults {
                 }
                 settings.catalog = value.to_owned();
             }
+            "schema" if value.len() > NAME_MAX => return Err(format!("give a name of at most {NAME_MAX} bytes")),
             "schema" => settings.schema = value.to_owned(),
             other => {
                 let spec = self.front_end.iter().find(|spec| spec.name == other);

@@ -104,10 +104,16 @@ fn claim_in(directory: &Path) -> io::Result<Claim> {
             "spilling into memory: this is a tmpfs; set engine.spill_directories to folders on a disk"
         );
     }
-    let name = format!("{PREFIX}{}", Uuid::now_v7().simple());
-    let lock = directory.join(&name).with_extension(LOCK);
-    let held = File::create_new(&lock)?;
-    held.lock()?;
+    let (name, lock, held) = loop {
+        let name = format!("{PREFIX}{}", Uuid::now_v7().simple());
+        let lock = directory.join(&name).with_extension(LOCK);
+        let held = File::create_new(&lock)?;
+        held.lock()?;
+        // A server that starts at the same time may have found it before it was locked, and removed it.
+        if lock.try_exists()? {
+            break (name, lock, held);
+        }
+    };
     let folder = directory.join(name);
     make_private(&folder)?;
     Ok(Claim { directory: directory.to_owned(), folder, lock, _held: held })
