@@ -52,6 +52,14 @@ def test_endpoints_read_side_by_side_are_the_result(server, client, endpoints):
     assert server.idle()
 
 
+def test_endpoints_of_a_join_one_after_the_other(client):
+    info = client.get_flight_info(fsql.statement("SELECT a.id FROM big a JOIN big b ON a.id = b.id"), header(endpoints=2))
+    assert len(info.endpoints) == 2
+    in_time = flight.FlightCallOptions(timeout=60)
+    parts = [client.do_get(endpoint.ticket, in_time).read_all() for endpoint in info.endpoints]
+    assert pc.count_distinct(pa.concat_tables(parts)["id"]).as_py() == data.BIG
+
+
 def test_endpoints_through_adbc(server):
     kwargs = {DatabaseOptions.WITH_COOKIE_MIDDLEWARE.value: "true"}
     with adbc.connect(server.uri, db_kwargs=kwargs, autocommit=True) as conn, conn.cursor() as cur:
@@ -134,4 +142,36 @@ def test_a_hundred_readers_of_any_pace_disturb_nobody(tmp_path):
         assert most - before < READERS * (STREAM_BUFFER + SEND_BUFFER + 2 * MESSAGE) + BESIDE, most // MIB
         # The machine is busy with a hundred readers, in this process; a queue behind them would be all of their time.
         assert sorted(waits)[len(waits) // 2] < 2, waits
+        assert server.idle()
+
+
+@pytest.mark.timeout(120)
+def test_a_slow_reader_leaves_its_turn_to_others(tmp_path):
+    """It takes each message within a second, and so slowly that its query only waits for it: with a small window, as clients in other
+    languages have, it never stops for longer."""
+    (tmp_path / "data").mkdir()
+    small_window = [("grpc.http2.lookahead_bytes", 64 << 10), ("grpc.http2.bdp_probe", 0)]
+    stop = threading.Event()
+
+    def read_slowly(uri):
+        with flight.FlightClient(uri, generic_options=small_window) as client:
+            info = client.get_flight_info(fsql.statement("SELECT value FROM generate_series(1, 100000000)"))
+            read, begin = 0, time.monotonic()
+            for chunk in client.do_get(info.endpoints[0].ticket):
+                read += chunk.data.nbytes
+                if stop.wait(max(0, begin + read / 2e6 - time.monotonic())):
+                    return read
+        raise AssertionError("it has read all")
+
+    settings = ["engine.max_concurrent_queries=1", "engine.queue_timeout=40s"]
+    with harness.serve(tmp_path / "data", settings=settings, log=tmp_path / "log") as server, flight.FlightClient(server.uri) as client:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            reader = pool.submit(read_slowly, server.uri)
+            try:
+                time.sleep(2)
+                heavy = "SELECT count(*) AS n FROM (SELECT DISTINCT value % 300000 FROM generate_series(1, 1000000) t(value))"
+                assert fsql.query(client, heavy).to_pydict() == {"n": [300_000]}
+            finally:
+                stop.set()
+            assert reader.result() > 0
         assert server.idle()
