@@ -21,7 +21,8 @@ pub(crate) const SETTINGS: &[(&str, &str)] = &[
     (
         "endpoints",
         "Endpoints of a result, 1 (default) to 64. Clients may read several at once, or one after the other; only one keeps the \
-         order of rows for all clients. Each is read once, and what nobody reads for half a minute after others were is given up.",
+         order of rows for all clients. Each is read once, and what nobody opens for half a minute after others were \
+         read is given up. One that is open is to be read on within engine.idle_stream_timeout, as any result is.",
     ),
 ];
 
