@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use datafusion::arrow::compute::SortOptions;
-use datafusion::arrow::datatypes::Schema;
+use datafusion::arrow::datatypes::{DataType, Schema};
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::common::{JoinSide, JoinType, NullEquality, Result};
@@ -14,7 +14,7 @@ use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::joins::utils::{JoinFilter, JoinOnRef};
-use datafusion::physical_plan::joins::{HashJoinExec, SortMergeJoinExec};
+use datafusion::physical_plan::joins::{HashJoinExec, PartitionMode, SortMergeJoinExec};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 
 use super::kept::Kept;
@@ -37,7 +37,8 @@ impl PhysicalOptimizerRule for FitJoins {
         plan.transform_up(|node| {
             if let (Some(fit), Some(largest)) = (fit, largest)
                 && let Some(join) = node.downcast_ref::<HashJoinExec>()
-                && can_merge(join)
+                && !join.null_aware
+                && can_merge(join.on(), &join.left().schema(), *join.join_type())
                 && build_bytes(join, fit) > largest
             {
                 return Ok(Transformed::yes(merge_join(join)?));
@@ -45,13 +46,10 @@ impl PhysicalOptimizerRule for FitJoins {
             // The planner's own, which it makes without `prefer_hash_join`.
             if let Some(join) = node.downcast_ref::<SortMergeJoinExec>() {
                 let (sides, on) = ([&join.left, &join.right], &join.on);
-                return Ok(Transformed::yes(merge(
-                    sides,
-                    on,
-                    join.filter.as_ref(),
-                    join.join_type,
-                    join.null_equality,
-                )?));
+                let (filter, nulls) = (join.filter.as_ref(), join.null_equality);
+                let is_right = can_merge(on, &join.left.schema(), join.join_type);
+                let joined = if is_right { merge } else { hash };
+                return Ok(Transformed::yes(joined(sides, on, filter, join.join_type, nulls)?));
             }
             Ok(Transformed::no(node))
         })
@@ -95,9 +93,33 @@ fn build_bytes(join: &HashJoinExec, fit: &Fit) -> usize {
     bytes.saturating_mul(BUILD_FACTOR)
 }
 
-/// A merge join does not know what `NOT IN` makes of a NULL, and needs a key.
-fn can_merge(join: &HashJoinExec) -> bool {
-    !join.null_aware && !join.on().is_empty()
+/// Whether a merge join of DataFusion 55.2 on these keys, of which there must be one, gives the rows of a hash join. (What
+/// `NOT IN` makes of a NULL it does not know either.)
+///
+/// Its inputs are sorted with -0.0 before 0.0, which it takes for equal: what is sorted by another key is out of order then.
+/// And where it only looks whether there is a partner, it compares fewer types when a batch ends, and panics at NaN.
+fn can_merge(on: JoinOnRef<'_>, left: &Schema, join_type: JoinType) -> bool {
+    let only_looks = match join_type {
+        JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full => false,
+        JoinType::LeftSemi | JoinType::RightSemi | JoinType::LeftAnti | JoinType::RightAnti => true,
+        JoinType::LeftMark | JoinType::RightMark => true,
+    };
+    let is_right = |key: &DataType| match key {
+        key if key.is_floating() => !only_looks && on.len() == 1,
+        key => !only_looks || is_compared(key),
+    };
+    !on.is_empty() && on.iter().all(|(key, _)| key.data_type(left).is_ok_and(|key| is_right(&key)))
+}
+
+/// The types that `compare_join_arrays` of DataFusion 55.2 knows, but for floats.
+fn is_compared(key: &DataType) -> bool {
+    use DataType::{
+        Binary, BinaryView, Boolean, Date32, Date64, Decimal128, FixedSizeBinary, LargeBinary, LargeUtf8, Null,
+        Timestamp, Utf8, Utf8View,
+    };
+    key.is_integer()
+        || matches!(key, Null | Boolean | Date32 | Date64 | Decimal128(..) | Timestamp(_, None))
+        || matches!(key, Utf8 | LargeUtf8 | Utf8View | Binary | LargeBinary | BinaryView | FixedSizeBinary(_))
 }
 
 /// The merge join that gives the same columns as `join`.
@@ -111,6 +133,19 @@ fn merge_join(join: &HashJoinExec) -> Result<Arc<dyn ExecutionPlan>> {
         ProjectionExpr { expr: Arc::new(Column::new(name, *index)), alias: name.clone() }
     });
     Ok(Arc::new(ProjectionExec::try_new(columns.collect::<Vec<_>>(), merge)?))
+}
+
+/// The hash join that gives the same columns as a merge join of the planner's.
+fn hash(
+    [left, right]: [&Arc<dyn ExecutionPlan>; 2],
+    on: JoinOnRef<'_>,
+    filter: Option<&JoinFilter>,
+    join_type: JoinType,
+    nulls: NullEquality,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    let (left, right, mode) = (Arc::clone(left), Arc::clone(right), PartitionMode::Partitioned);
+    let join = HashJoinExec::try_new(left, right, on.to_vec(), filter.cloned(), &join_type, None, mode, nulls, false)?;
+    Ok(Arc::new(join))
 }
 
 fn merge(
@@ -287,6 +322,50 @@ mod tests {
             (Some(Fit { room: (small - 1) * CAREFUL_PART, careful: true }), (0, 2)),
         ] {
             assert_eq!(joins(fit).await, expected, "{fit:?} {}", plan(&context(2, fit), SQL).await.0);
+        }
+    }
+
+    #[tokio::test]
+    async fn joins_that_a_merge_join_does_not_get_right_stay_hash_joins() {
+        const CAREFUL: Fit = Fit { room: 1, careful: true };
+        let zeros = "SELECT arrow_cast(CASE WHEN v % 2 = 0 THEN '-0.0' ELSE '0.0' END, 'Float64') AS f, v, k FROM a";
+        let floats = |table| {
+            format!(
+                "SELECT CASE WHEN k % 3 = 0 THEN arrow_cast('NaN', 'Float64') ELSE CAST(k AS DOUBLE) END AS f FROM {table}"
+            )
+        };
+        let cast = |table, to| format!("SELECT arrow_cast(k, '{to}') AS f FROM {table}");
+        let mut queries = vec![
+            format!("SELECT x.v FROM ({zeros}) x JOIN ({zeros}) y ON x.f = y.f AND x.v = y.v"),
+            format!("SELECT x.v, y.v FROM ({zeros}) x LEFT JOIN ({zeros}) y ON x.f = y.f AND x.k = y.k AND x.v < y.v"),
+        ];
+        let mut both = vec![(floats("a"), floats("b"))];
+        for to in [
+            "Timestamp(Second, Some(\"UTC\"))",
+            "Time64(Nanosecond)",
+            "Duration(Second)",
+            "Float32",
+            "Decimal256(40, 2)",
+        ] {
+            both.push((cast("a", to), cast("b", to)));
+        }
+        for (a, b) in both {
+            queries.push(format!("SELECT f FROM ({a}) x WHERE f IN (SELECT f FROM ({b}) y)"));
+            queries.push(format!("SELECT f FROM ({a}) x WHERE NOT EXISTS (SELECT 1 FROM ({b}) y WHERE x.f = y.f)"));
+            queries.push(format!("{a} INTERSECT {b}"));
+        }
+        for partitions in [1, 3] {
+            let (stock, careful) = (context(partitions, None), context(partitions, Some(CAREFUL)));
+            let merging = context(partitions, Some(CAREFUL));
+            merging.state_ref().write().config_mut().options_mut().optimizer.prefer_hash_join = false;
+            for sql in &queries {
+                let expected = plan(&stock, sql).await.1;
+                for context in [&careful, &merging] {
+                    let (shown, rows) = plan(context, sql).await;
+                    assert_eq!(rows, expected, "{partitions} partitions: {sql}\n{shown}");
+                    assert!(shown.contains("HashJoin") && !shown.contains("SortMergeJoin"), "{sql}\n{shown}");
+                }
+            }
         }
     }
 

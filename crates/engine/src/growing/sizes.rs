@@ -1,6 +1,6 @@
 //! How large the results of functions are, told by their arguments.
 
-use datafusion::arrow::array::{Array, ArrayRef, AsArray};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, GenericListArray, OffsetSizeTrait};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::compute::kernels::length::length;
 use datafusion::arrow::datatypes::{DataType, Int64Type, IntervalMonthDayNanoType, IntervalUnit, TimeUnit};
@@ -14,6 +14,9 @@ pub(super) const FUNCTIONS: &[(&str, Size)] = &[
     ("lpad", Size::Padded),
     ("rpad", Size::Padded),
     ("array_resize", Size::Padded),
+    ("array_to_string", Size::Joined),
+    ("array_replace_n", Size::Swapped),
+    ("array_replace_all", Size::Swapped),
     ("replace", Size::Replaced),
     ("regexp_replace", Size::Matched),
     ("concat", Size::Sum),
@@ -47,6 +50,10 @@ pub(super) enum Size {
     Replaced,
     /// The first, with the third, which may name what was matched, in place of what the pattern matches.
     Matched,
+    /// The items of the first as text, with the second between them, and the third for those that are NULL.
+    Joined,
+    /// The first, with the third in place of any of its items.
+    Swapped,
     /// All of them.
     Sum,
     /// Numbers or moments from the first to the second by the third.
@@ -85,6 +92,11 @@ impl Size {
                 let named = long.saturating_mul(to.names(row));
                 long.saturating_add(1).saturating_mul(to.bytes(row)).saturating_add(named)
             }),
+            (Self::Joined, [list, between, with @ ..]) => sum(&|row| {
+                let each = between.bytes(row).saturating_add(with.first().map_or(0, |with| with.bytes(row)));
+                list.items(row).saturating_mul(each.saturating_add(NUMBER))
+            }),
+            (Self::Swapped, [list, _, to, ..]) => sum(&|row| list.items(row).saturating_mul(to.bytes(row))),
             (Self::Series, [to]) => sum(&|row| steps(None, to, None, row).saturating_mul(NUMBER)),
             (Self::Series, [from, to, by @ ..]) => {
                 sum(&|row| steps(Some(from), to, by.first(), row).saturating_mul(NUMBER))
@@ -164,6 +176,23 @@ impl Values {
         }
     }
 
+    /// How many items this has at most, those of its items included.
+    fn items(&self, row: usize) -> u64 {
+        let row = self.at(row);
+        let mut items = self.array.slice(row, 1);
+        loop {
+            items = match items.data_type() {
+                DataType::List(_) => of_lists(items.as_list::<i32>()),
+                DataType::LargeList(_) => of_lists(items.as_list::<i64>()),
+                DataType::FixedSizeList(..) => {
+                    let list = items.as_fixed_size_list();
+                    list.values().slice(list.value_offset(0) as usize, list.len() * list.value_length() as usize)
+                }
+                _ => return items.len() as u64,
+            };
+        }
+    }
+
     /// How often this may name a part of a match.
     fn names(&self, row: usize) -> u64 {
         self.text(row).map_or(0, |text| text.matches(['\\', '$']).count() as u64)
@@ -211,6 +240,12 @@ fn lengths(array: &ArrayRef) -> Result<Vec<u64>> {
     }
     let all = array.to_data().get_slice_memory_size()?;
     Ok(vec![(all / array.len().max(1)) as u64; array.len()])
+}
+
+/// The items of all `lists`.
+fn of_lists<O: OffsetSizeTrait>(lists: &GenericListArray<O>) -> ArrayRef {
+    let (first, last) = (lists.value_offsets()[0].as_usize(), lists.value_offsets()[lists.len()].as_usize());
+    lists.values().slice(first, last - first)
 }
 
 /// How many steps `by`, or by one, lead from `from`, or 0, to `to`.

@@ -32,15 +32,29 @@ pub(super) fn tokens(sql: &str, config: &Config) -> Result<Vec<TokenWithSpan>, E
     let mut deepest = 0;
     let mut operators = 0;
     let mut words = 0;
+    // Whether a comma stands for a join: in `FROM a, b`, by the bracket that it is in.
+    let mut in_from = vec![false];
     for token in &tokens {
         if matches!(token.token, Token::Whitespace(_)) {
             continue;
         }
         words += 1;
         match &token.token {
-            Token::LParen | Token::LBracket | Token::LBrace => depth += 1,
-            Token::RParen | Token::RBracket | Token::RBrace => depth = depth.saturating_sub(1),
+            Token::LParen | Token::LBracket | Token::LBrace => {
+                depth += 1;
+                in_from.push(false);
+                // `a[1][1]` is a chain.
+                operators += usize::from(token.token == Token::LBracket);
+            }
+            Token::RParen | Token::RBracket | Token::RBrace => {
+                depth = depth.saturating_sub(1);
+                in_from.pop();
+            }
             Token::Word(word) => match word.keyword {
+                Keyword::FROM => in_from.last_mut().into_iter().for_each(|within| *within = true),
+                Keyword::SELECT | Keyword::WHERE | Keyword::GROUP | Keyword::ORDER | Keyword::LIMIT => {
+                    in_from.last_mut().into_iter().for_each(|within| *within = false);
+                }
                 // `CASE ... END` nests without brackets, `NOT NOT ...` and `A JOIN B JOIN ...` chain.
                 Keyword::CASE => depth += 1,
                 Keyword::END => depth = depth.saturating_sub(1),
@@ -49,6 +63,19 @@ pub(super) fn tokens(sql: &str, config: &Config) -> Result<Vec<TokenWithSpan>, E
                 | Keyword::NOT
                 | Keyword::IS
                 | Keyword::LIKE
+                | Keyword::ILIKE
+                | Keyword::RLIKE
+                | Keyword::REGEXP
+                | Keyword::SIMILAR
+                | Keyword::XOR
+                | Keyword::DIV
+                | Keyword::IN
+                | Keyword::AT
+                | Keyword::COLLATE
+                | Keyword::OVERLAPS
+                | Keyword::NOTNULL
+                | Keyword::PIVOT
+                | Keyword::UNPIVOT
                 | Keyword::BETWEEN
                 | Keyword::JOIN
                 | Keyword::UNION
@@ -58,6 +85,7 @@ pub(super) fn tokens(sql: &str, config: &Config) -> Result<Vec<TokenWithSpan>, E
                 | Keyword::WITH => operators += 1,
                 _ => {}
             },
+            Token::Comma if in_from.last() == Some(&true) => operators += 1,
             Token::Comma
             | Token::Period
             | Token::Number(..)
@@ -112,6 +140,16 @@ mod tests {
             (list(100_000), "tokens, the limit is 200000"),
             (long(1 << 20), "ok"),
             (long((1 << 20) + 1), "its text has 1048577 bytes"),
+            (format!("SELECT true{}", " XOR true".repeat(2001)), "2001 operators"),
+            (format!("SELECT a{}", "[1]".repeat(2001)), "2001 operators"),
+            (format!("SELECT 1{}", " COLLATE c".repeat(2001)), "2001 operators"),
+            (format!("SELECT 1{}", " IN (1)".repeat(2001)), "2001 operators"),
+            (format!("SELECT 1 FROM a{}", ", a".repeat(2001)), "2001 operators"),
+            (
+                format!("SELECT (SELECT 1 FROM a WHERE b IN (1{})) FROM a{}", ", 1".repeat(2001), ", a".repeat(1999)),
+                "ok",
+            ),
+            (format!("SELECT 1 FROM a GROUP BY 1{}", ", 1".repeat(2001)), "ok"),
             ("SELECT 'open".to_owned(), "Unterminated string literal"),
         ] {
             let outcome = outcome(&sql);

@@ -8,6 +8,7 @@ use datafusion::sql::sqlparser::dialect::GenericDialect;
 
 use super::limits;
 use super::placeholders::{self, Placeholders};
+use super::uses;
 use crate::config::Config;
 use crate::error::Error;
 
@@ -40,6 +41,7 @@ pub(crate) fn parse(sql: &str, config: &Config) -> Result<Parsed, Error> {
         .build()
         .and_then(|mut parser| parser.parse_statements())?;
     let statement = one_of(&mut statements)?;
+    uses::check(&statement)?;
     classify(statement, found)
 }
 

@@ -3,6 +3,8 @@
 //! DataFusion knows `$1` and `$name`. JDBC, ADBC and most tools write `?`, others `:name`. DataFusion
 //! would take every `?` for one and the same parameter, so the text is rewritten before it is parsed.
 
+use std::collections::HashSet;
+
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use crate::error::Error;
@@ -24,7 +26,7 @@ pub(super) fn rewrite(sql: &str, tokens: &[TokenWithSpan]) -> Result<(String, Pl
     let mut text = String::with_capacity(sql.len());
     let mut offsets = Offsets::new(sql);
     let mut copied = 0;
-    let (mut questions, mut highest, mut names) = (0_usize, 0_usize, Vec::<String>::new());
+    let (mut questions, mut highest, mut names) = (0_usize, 0_usize, Names::default());
     // Inside `[...]` and `{...}` a colon is a slice or a map entry.
     let mut brackets = 0_usize;
 
@@ -45,7 +47,7 @@ pub(super) fn rewrite(sql: &str, tokens: &[TokenWithSpan]) -> Result<(String, Pl
                 let name = placeholder.get(1..).unwrap_or_default();
                 match name.parse::<usize>() {
                     Ok(number) => highest = highest.max(number),
-                    Err(_) => push_new(&mut names, name),
+                    Err(_) => names.add(name),
                 }
             }
             Token::Colon if brackets == 0 => {
@@ -56,7 +58,7 @@ pub(super) fn rewrite(sql: &str, tokens: &[TokenWithSpan]) -> Result<(String, Pl
                     text.push_str(&sql[copied..at]);
                     text.push('$');
                     copied = at + 1;
-                    push_new(&mut names, &word.value);
+                    names.add(&word.value);
                     index += 1;
                 }
             }
@@ -65,21 +67,22 @@ pub(super) fn rewrite(sql: &str, tokens: &[TokenWithSpan]) -> Result<(String, Pl
     }
     text.push_str(&sql[copied..]);
 
-    let forms = usize::from(questions > 0) + usize::from(highest > 0) + usize::from(!names.is_empty());
+    let forms = usize::from(questions > 0) + usize::from(highest > 0) + usize::from(!names.in_order.is_empty());
     if forms > 1 {
         return Err(Error::Invalid(
             "a statement may use one kind of placeholder: ?, or $1, or names ($name and :name)".to_owned(),
         ));
     }
     // A number far beyond what any client binds is a typing error, and would be a list of that length.
-    if highest > PARAMETERS_MAX {
+    let most = highest.max(questions).max(names.in_order.len());
+    if most > PARAMETERS_MAX {
         return Err(Error::Invalid(format!(
-            "placeholder ${highest} is out of range; a statement may have {PARAMETERS_MAX} parameters"
+            "placeholder ${most} is out of range; a statement may have {PARAMETERS_MAX} parameters"
         )));
     }
-    let named = !names.is_empty();
+    let named = !names.in_order.is_empty();
     let ids = if named {
-        names.iter().map(|name| format!("${name}")).collect()
+        names.in_order.iter().map(|name| format!("${name}")).collect()
     } else {
         (1..=questions.max(highest)).map(|number| format!("${number}")).collect()
     };
@@ -89,9 +92,18 @@ pub(super) fn rewrite(sql: &str, tokens: &[TokenWithSpan]) -> Result<(String, Pl
 /// As many as PostgreSQL's protocol allows.
 const PARAMETERS_MAX: usize = 65_535;
 
-fn push_new(names: &mut Vec<String>, name: &str) {
-    if !names.iter().any(|known| known == name) {
-        names.push(name.to_owned());
+/// Names of parameters, each once, as they first appear.
+#[derive(Debug, Default)]
+struct Names {
+    in_order: Vec<String>,
+    known: HashSet<String>,
+}
+
+impl Names {
+    fn add(&mut self, name: &str) {
+        if self.known.insert(name.to_owned()) {
+            self.in_order.push(name.to_owned());
+        }
     }
 }
 
