@@ -205,7 +205,17 @@ fn statistics(footer: &ParquetMetaData, schema: &SchemaRef, bytes: u64) -> DfRes
     if statistics.total_byte_size == Precision::Absent {
         statistics.total_byte_size = bytes_of_file(bytes);
     }
-    for (field, column) in schema.fields().iter().zip(&mut statistics.column_statistics) {
+    let told = Told::of(footer, schema.fields().len());
+    for ((field, column), told) in schema.fields().iter().zip(&mut statistics.column_statistics).zip(told) {
+        if !told.min {
+            column.min_value = Precision::Absent;
+        }
+        if !told.max {
+            column.max_value = Precision::Absent;
+        }
+        if !told.nulls {
+            column.null_count = Precision::Absent;
+        }
         if field.data_type().is_floating() {
             // Writers leave NaN out, and take one zero for the other: none of it says what a query would see.
             column.min_value = std::mem::take(&mut column.min_value).to_inexact();
@@ -213,6 +223,35 @@ fn statistics(footer: &ParquetMetaData, schema: &SchemaRef, bytes: u64) -> DfRes
         }
     }
     Ok(statistics)
+}
+
+/// What a footer tells of a column in all of its row groups. DataFusion goes by those that tell, as if the others had no values
+/// and no NULLs.
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    min: bool,
+    max: bool,
+    nulls: bool,
+}
+
+impl Told {
+    /// Of each top-level column of the file.
+    fn of(footer: &ParquetMetaData, columns: usize) -> Vec<Self> {
+        let schema = footer.file_metadata().schema_descr();
+        let mut all = vec![Self { min: true, max: true, nulls: true }; columns];
+        for group in footer.row_groups().iter().filter(|group| group.num_rows() > 0) {
+            for (leaf, chunk) in group.columns().iter().enumerate() {
+                let Some(told) = all.get_mut(schema.get_column_root_idx(leaf)) else { continue };
+                let statistics = chunk.statistics();
+                let nulls = statistics.and_then(|known| known.null_count_opt());
+                let all_null = nulls.is_some_and(|nulls| u64::try_from(chunk.num_values()) == Ok(nulls));
+                told.min &= all_null || statistics.is_some_and(|known| known.min_bytes_opt().is_some());
+                told.max &= all_null || statistics.is_some_and(|known| known.max_bytes_opt().is_some());
+                told.nulls &= nulls.is_some();
+            }
+        }
+        all
+    }
 }
 
 /// What is known of the bytes that the rows of a file take by how many are stored.
@@ -232,4 +271,64 @@ fn by_place(schema: &Schema, config: &TableConfig) -> Schema {
         None => field.as_ref().clone(),
     });
     Schema::new(fields.collect::<Vec<_>>())
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use datafusion::common::ScalarValue;
+    use datafusion::parquet::arrow::ArrowWriter;
+    use datafusion::parquet::file::metadata::ColumnChunkMetaData;
+    use datafusion::parquet::file::properties::WriterProperties;
+    use datafusion::parquet::file::statistics::Statistics as Bounds;
+
+    use super::*;
+
+    /// The footer of a file of numbers and strings in two row groups, the chunks of the second as `change` leaves them.
+    fn footer(change: impl Fn(ColumnChunkMetaData) -> ColumnChunkMetaData) -> (ParquetMetaData, SchemaRef) {
+        let columns: [(&str, ArrayRef); 2] = [
+            ("n", Arc::new(Int64Array::from(vec![Some(1), Some(2), None, Some(4)]))),
+            ("s", Arc::new(StringArray::from(vec!["a", "b", "c", "d"]))),
+        ];
+        let batch = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)));
+        let batch = batch.expect("columns of a length");
+        let properties = WriterProperties::builder().set_max_row_group_row_count(Some(2)).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), Some(properties)).expect("a writer");
+        writer.write(&batch).expect("rows");
+        let mut builder = writer.finish().expect("a footer").into_builder();
+        let mut groups = builder.take_row_groups();
+        let mut second = groups.pop().expect("two").into_builder();
+        let chunks = second.take_columns().into_iter().map(change).collect();
+        groups.push(second.set_column_metadata(chunks).build().expect("a row group"));
+        (builder.set_row_groups(groups).build(), batch.schema())
+    }
+
+    #[test]
+    fn what_one_row_group_does_not_tell_is_not_known() {
+        let (whole, schema) = footer(|chunk| chunk);
+        let told = statistics(&whole, &schema, 100).expect("statistics").column_statistics;
+        assert_eq!(told[0].max_value, Precision::Exact(ScalarValue::Int64(Some(4))));
+        assert_eq!(told[0].null_count, Precision::Exact(1));
+
+        let (nothing, schema) = footer(|chunk| chunk.into_builder().clear_statistics().build().expect("a chunk"));
+        for column in statistics(&nothing, &schema, 100).expect("statistics").column_statistics {
+            let known = (column.min_value, column.max_value, column.null_count);
+            assert_eq!(known, (Precision::Absent, Precision::Absent, Precision::Absent));
+        }
+
+        let only_min = |chunk: ColumnChunkMetaData| {
+            let bounds = match chunk.statistics().expect("it has some") {
+                Bounds::Int64(_) => Bounds::int64(Some(4), None, None, Some(1), false),
+                _ => Bounds::byte_array(Some("c".into()), None, None, None, false),
+            };
+            chunk.into_builder().set_statistics(bounds).build().expect("a chunk")
+        };
+        let (some, schema) = footer(only_min);
+        let told = statistics(&some, &schema, 100).expect("statistics").column_statistics;
+        assert_eq!(
+            (&told[0].min_value, &told[0].max_value),
+            (&Precision::Exact(ScalarValue::Int64(Some(1))), &Precision::Absent)
+        );
+        assert_eq!((&told[0].null_count, &told[1].null_count), (&Precision::Exact(1), &Precision::Absent));
+    }
 }

@@ -14,8 +14,9 @@ use datafusion::datasource::physical_plan::{ParquetFileMetrics, ParquetFileReade
 use datafusion::error::{DataFusionError, Result as DfResult};
 use datafusion::parquet::arrow::arrow_reader::ArrowReaderOptions;
 use datafusion::parquet::arrow::async_reader::AsyncFileReader;
+use datafusion::parquet::basic::SortOrder;
 use datafusion::parquet::errors::{ParquetError, Result as ParquetResult};
-use datafusion::parquet::file::metadata::{PageIndexPolicy, ParquetMetaData};
+use datafusion::parquet::file::metadata::{ColumnChunkMetaData, PageIndexPolicy, ParquetMetaData};
 use datafusion::physical_plan::metrics::ExecutionPlanMetricsSet;
 use futures::FutureExt;
 use futures::future::BoxFuture;
@@ -96,9 +97,37 @@ impl Footers {
             .with_page_index_policy(Some(pages))
             .fetch_metadata()
             .await?;
+        let metadata = without_doubtful(metadata);
         let footer = Footer { metadata: metadata.clone(), with_pages: wants_pages };
         self.cache.insert(file.id.clone(), footer, metadata.memory_size());
         Ok(metadata)
+    }
+}
+
+/// `footer` without the bounds of columns that an old writer may have ordered otherwise: it compared bytes as numbers with a sign,
+/// whatever they stand for, and said so in fields that later ones do not use.
+fn without_doubtful(footer: Arc<ParquetMetaData>) -> Arc<ParquetMetaData> {
+    let is_doubtful = |chunk: &ColumnChunkMetaData| {
+        let is_old = chunk.statistics().is_some_and(|statistics| statistics.is_min_max_deprecated());
+        is_old && chunk.column_descr().sort_order() != SortOrder::SIGNED
+    };
+    if !footer.row_groups().iter().flat_map(|group| group.columns()).any(is_doubtful) {
+        return footer;
+    }
+    let cleared = |chunk: ColumnChunkMetaData| match is_doubtful(&chunk) {
+        true => chunk.into_builder().clear_statistics().build(),
+        false => Ok(chunk),
+    };
+    let mut builder = ParquetMetaData::clone(&footer).into_builder();
+    let groups = builder.take_row_groups().into_iter().map(|group| {
+        let mut group = group.into_builder();
+        let columns = group.take_columns().into_iter().map(cleared).collect::<ParquetResult<_>>()?;
+        group.set_column_metadata(columns).build()
+    });
+    match groups.collect::<ParquetResult<_>>() {
+        Ok(groups) => Arc::new(builder.set_row_groups(groups).build()),
+        // Not for what was whole before.
+        Err(_) => footer,
     }
 }
 
@@ -201,5 +230,43 @@ impl Drop for Reader {
     fn drop(&mut self) {
         self.metrics.scan_efficiency_ratio.add_part(self.metrics.bytes_scanned.value());
         self.metrics.scan_efficiency_ratio.set_total(usize::try_from(self.meta.size).unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray};
+    use datafusion::parquet::arrow::ArrowWriter;
+    use datafusion::parquet::file::statistics::Statistics;
+
+    use super::*;
+
+    #[test]
+    fn old_bounds_are_trusted_where_their_order_is_that_of_numbers() {
+        let columns: [(&str, ArrayRef); 2] =
+            [("n", Arc::new(Int64Array::from(vec![1, 2]))), ("s", Arc::new(StringArray::from(vec!["a", "\u{e9}"])))];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of a length");
+        let mut writer = ArrowWriter::try_new(Vec::new(), batch.schema(), None).expect("a writer");
+        writer.write(&batch).expect("rows");
+        let new = Arc::new(writer.finish().expect("a footer"));
+        assert!(Arc::ptr_eq(&without_doubtful(Arc::clone(&new)), &new), "nothing is doubtful");
+
+        let mut builder = ParquetMetaData::clone(&new).into_builder();
+        let groups = builder.take_row_groups().into_iter().map(|group| {
+            let mut group = group.into_builder();
+            let chunks = group.take_columns().into_iter().map(|chunk| {
+                let old = match chunk.statistics().expect("it has some") {
+                    Statistics::Int64(_) => Statistics::int64(Some(1), Some(2), None, Some(0), true),
+                    _ => Statistics::byte_array(Some("\u{e9}".into()), Some("a".into()), None, Some(0), true),
+                };
+                chunk.into_builder().set_statistics(old).build().expect("a chunk")
+            });
+            let chunks = chunks.collect();
+            group.set_column_metadata(chunks).build().expect("a row group")
+        });
+        let groups = groups.collect();
+        let old = without_doubtful(Arc::new(builder.set_row_groups(groups).build()));
+        let known: Vec<bool> = old.row_group(0).columns().iter().map(|chunk| chunk.statistics().is_some()).collect();
+        assert_eq!(known, [true, false]);
     }
 }

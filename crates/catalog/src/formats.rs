@@ -83,12 +83,14 @@ impl Text {
             Some(c) if !c.is_ascii() => Err(format!("{key} {c:?} is not an ASCII character")),
             value => Ok(value.map(|c| c as u8)),
         };
+        let quote = byte("quote", config.quote)?.unwrap_or(b'"');
         let null = config.null.as_ref().map(|null| Regex::new(&format!("^(?:{})?$", regex::escape(null))));
         Ok(Self {
             delimiter: byte("delimiter", config.delimiter)?,
             header: config.header.unwrap_or(true),
-            quote: byte("quote", config.quote)?.unwrap_or(b'"'),
-            escape: byte("escape", config.escape)?,
+            quote,
+            // That a quote is doubled in a value is so in any case.
+            escape: byte("escape", config.escape)?.filter(|escape| *escape != quote),
             comment: byte("comment", config.comment)?,
             null: null.transpose().map_err(|e| format!("null is not usable: {e}"))?,
             newlines_in_values: config.newlines_in_values,

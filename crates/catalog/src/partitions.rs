@@ -97,6 +97,7 @@ fn decode(text: &str) -> String {
     let mut at = 0;
     while at < bytes.len() {
         let code = (bytes[at] == b'%').then(|| text.get(at + 1..at + 3)).flatten();
+        let code = code.filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
         match code.and_then(|code| u8::from_str_radix(code, 16).ok()) {
             Some(byte) => {
                 out.push(byte);
@@ -132,9 +133,9 @@ mod tests {
 
     #[test]
     fn values_are_decoded() {
-        let partitions = Partitions::new(&["k=a%20b/x", "k=100%/x", "k=/x"], &[]).expect("partitions");
+        let partitions = Partitions::new(&["k=a%20b/x", "k=100%/x", "k=50%+2/x", "k=/x"], &[]).expect("partitions");
         let texts: Vec<String> = partitions.values.iter().map(|v| v[0].to_string()).collect();
-        assert_eq!(texts, ["a b", "100%", ""]);
+        assert_eq!(texts, ["a b", "100%", "50%+2", ""]);
     }
 
     #[test]
