@@ -1,6 +1,7 @@
 //! Generates Rust from `/proto`. Needs `protoc` (Debian: `protobuf-compiler`).
 
 fn main() -> std::io::Result<()> {
+    println!("cargo:rerun-if-changed=../../proto");
     tonic_prost_build::configure()
         .build_client(false)
         .build_server(false)

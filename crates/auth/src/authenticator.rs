@@ -172,17 +172,19 @@ impl Authenticator {
         }
     }
 
-    /// A token for calls of this session (a UUID of version 7: its time is the time of the login). It is good for
-    /// `token_ttl`, or until the credential ends that it was issued for.
+    /// A token for calls of this session. It is good for `token_ttl`, and can be renewed for `login_max_age`, or until the
+    /// credential ends that it was issued for. That of a token is the one the token was issued for.
     pub fn issue_token(&self, identity: &Identity, session: [u8; 16]) -> String {
         let state = &*self.0;
         let now = state.clock.unix_seconds();
-        let end = now.saturating_add(session_token::seconds(state.token_ttl));
+        let login_ends = now.saturating_add(session_token::seconds(state.login_max_age));
+        let login_ends = identity.expires_at_seconds.map_or(login_ends, |limit| limit.min(login_ends));
         let claims = TokenClaims {
             principal: identity.principal.name().to_owned(),
             session: session.to_vec(),
             issued_at_seconds: now,
-            expires_at_seconds: identity.expires_at_seconds.map_or(end, |limit| limit.min(end)),
+            expires_at_seconds: now.saturating_add(session_token::seconds(state.token_ttl)).min(login_ends),
+            login_ends_at_seconds: login_ends,
         };
         session_token::issue(&state.sealer, &claims)
     }
@@ -192,7 +194,7 @@ impl Authenticator {
         let state = &*self.0;
         let claims = state.claims(token).ok()?;
         let now = state.clock.unix_seconds();
-        let renewed = session_token::renewed(&claims, state.token_ttl, state.login_max_age, now)?;
+        let renewed = session_token::renewed(&claims, state.token_ttl, now)?;
         Some(session_token::issue(&state.sealer, &renewed))
     }
 }
@@ -299,7 +301,8 @@ impl State {
         let session = claims.session.as_slice().try_into().map_err(|_| Error::Unauthenticated)?;
         Ok(Identity {
             session: Some(session),
-            expires_at_seconds: Some(claims.expires_at_seconds),
+            // Of a token that another release has issued it is not known.
+            expires_at_seconds: Some(claims.login_ends_at_seconds.max(claims.expires_at_seconds)),
             ..Identity::of(Principal::new(claims.principal))
         })
     }

@@ -35,27 +35,18 @@ pub(crate) fn open(sealer: &Sealer, token: &str, now: i64) -> Result<TokenClaims
     Ok(claims)
 }
 
-/// Claims for the same login with a fresh end, once half of the time is over. `None` when it is too early, too late for
-/// this login (`login_max_age`), or when the token was cut short because its credential ends: renewing would outlive
-/// the credential.
-pub(crate) fn renewed(claims: &TokenClaims, ttl: Duration, login_max_age: Duration, now: i64) -> Option<TokenClaims> {
+/// Claims for the same login with a later end, once half of the time is over. `None` when it is too early, or when the
+/// token lasts as long as the login (`login_max_age`) and the credential that it was issued for.
+pub(crate) fn renewed(claims: &TokenClaims, ttl: Duration, now: i64) -> Option<TokenClaims> {
     let ttl = seconds(ttl);
-    let full = claims.expires_at_seconds.saturating_sub(claims.issued_at_seconds) >= ttl;
     let half_over = now.saturating_sub(claims.issued_at_seconds) >= ttl / 2;
-    let login_ends_at = login_seconds(claims)?.saturating_add(seconds(login_max_age));
-    // A renewal that is cut short by the end of the login would be the last: only hand it out if it gains time.
-    let expires_at_seconds = now.saturating_add(ttl).min(login_ends_at);
-    (full && half_over && expires_at_seconds > claims.expires_at_seconds).then(|| TokenClaims {
+    // One that is cut short by the end of the login would be the last: only hand it out if it gains time.
+    let expires_at_seconds = now.saturating_add(ttl).min(claims.login_ends_at_seconds);
+    (half_over && expires_at_seconds > claims.expires_at_seconds).then(|| TokenClaims {
         issued_at_seconds: now,
         expires_at_seconds,
         ..claims.clone()
     })
-}
-
-/// When the login happened: a session id is a UUID of version 7, whose first 48 bits are milliseconds since 1970.
-fn login_seconds(claims: &TokenClaims) -> Option<i64> {
-    let [a, b, c, d, e, f, ..] = *claims.session.as_slice() else { return None };
-    i64::try_from(u64::from_be_bytes([0, 0, a, b, c, d, e, f]) / 1000).ok()
 }
 
 pub(crate) fn seconds(duration: Duration) -> i64 {
@@ -68,18 +59,22 @@ mod tests {
     use super::*;
 
     const TTL: Duration = Duration::from_secs(3600);
-    const DAY: Duration = Duration::from_secs(86_400);
+    const DAY: i64 = 86_400;
 
-    fn claims(login: i64, issued: i64, expires: i64) -> TokenClaims {
-        let mut session = (u64::try_from(login).unwrap() * 1000).to_be_bytes()[2..].to_vec();
-        session.resize(16, 1);
-        TokenClaims { principal: "alice".into(), session, issued_at_seconds: issued, expires_at_seconds: expires }
+    fn claims(issued: i64, expires: i64, login_ends: i64) -> TokenClaims {
+        TokenClaims {
+            principal: "alice".into(),
+            session: vec![1; 16],
+            issued_at_seconds: issued,
+            expires_at_seconds: expires,
+            login_ends_at_seconds: login_ends,
+        }
     }
 
     #[test]
     fn opens_until_its_end_and_not_before_its_start() {
         let sealer = Sealer::new(&[1; 32]);
-        let claims = claims(1000, 1000, 4600);
+        let claims = claims(1000, 4600, 1000 + DAY);
         let token = issue(&sealer, &claims);
         assert_eq!(open(&sealer, &token, 1000), Ok(claims.clone()));
         assert_eq!(open(&sealer, &token, 4600 + LEEWAY_SECONDS - 1), Ok(claims.clone()));
@@ -91,7 +86,7 @@ mod tests {
     #[test]
     fn forged_tokens_are_refused() {
         let sealer = Sealer::new(&[1; 32]);
-        let claims = claims(1000, 1000, 4600);
+        let claims = claims(1000, 4600, 1000 + DAY);
         let token = issue(&sealer, &claims);
         let message = claims.encode_to_vec();
         let forged = [
@@ -112,17 +107,18 @@ mod tests {
 
     #[test]
     fn renewed_in_the_second_half_while_the_login_is_young() {
-        let fresh = claims(1000, 1000, 4600);
-        assert_eq!(renewed(&fresh, TTL, DAY, 2799), None, "first half");
-        let next = renewed(&fresh, TTL, DAY, 2800).unwrap();
+        let fresh = claims(1000, 4600, 1000 + DAY);
+        assert_eq!(renewed(&fresh, TTL, 2799), None, "first half");
+        let next = renewed(&fresh, TTL, 2800).unwrap();
         assert_eq!((next.issued_at_seconds, next.expires_at_seconds), (2800, 6400));
         assert_eq!(next.session, fresh.session, "the session goes on");
+        assert_eq!(next.login_ends_at_seconds, fresh.login_ends_at_seconds, "and ends when it would have");
 
-        let last = claims(1000, 1000 + 86_400 - 3600, 1000 + 86_400);
-        assert_eq!(renewed(&last, TTL, DAY, 1000 + 86_400 - 1), None, "the login is a day old");
-        let cut_short = claims(1000, 1000, 2000);
-        assert_eq!(renewed(&cut_short, TTL, DAY, 1999), None, "its credential ends");
-        let strange = TokenClaims { session: vec![1], ..fresh };
-        assert_eq!(renewed(&strange, TTL, DAY, 2800), None);
+        let before_last = claims(1000 + DAY - 5400, 1000 + DAY - 1800, 1000 + DAY);
+        assert_eq!(renewed(&before_last, TTL, 1000 + DAY - 1801).unwrap().expires_at_seconds, 1000 + DAY);
+        let last = claims(1000 + DAY - 3600, 1000 + DAY, 1000 + DAY);
+        assert_eq!(renewed(&last, TTL, 1000 + DAY - 1), None, "the login is a day old");
+        let cut_short = claims(1000, 2000, 2000);
+        assert_eq!(renewed(&cut_short, TTL, 1999), None, "its credential ends");
     }
 }

@@ -170,6 +170,36 @@ async fn a_login_cannot_be_renewed_for_ever() {
 }
 
 #[tokio::test]
+async fn who_logs_in_by_a_token_gains_no_time() {
+    let fixture = fixture(|config| config.login_max_age = Duration::from_secs(2 * 3600));
+    let identity = fixture.basic("alice", "secret").await.unwrap();
+    let mut token = fixture.authenticator.issue_token(&identity, fixture.session());
+    for _ in 0..5 {
+        let identity = fixture.bearer(&token).await.unwrap();
+        token = fixture.authenticator.issue_token(&identity, fixture.session());
+        fixture.clock.advance(Duration::from_secs(1800));
+        token = fixture.authenticator.renew(&token).unwrap_or(token);
+    }
+    assert_eq!(fixture.bearer(&token).await, Err(Error::Expired));
+}
+
+#[tokio::test]
+async fn renewed_tokens_end_with_the_api_token_they_were_issued_for() {
+    let fixture = fixture(|config| config.token_ttl = Duration::from_secs(600));
+    let identity = fixture.bearer(&fixture.api_token).await.unwrap();
+    let mut token = fixture.authenticator.issue_token(&identity, fixture.session());
+    let mut renewals = 0;
+    for _ in 0..4 {
+        fixture.clock.advance(Duration::from_secs(300));
+        if let Some(next) = fixture.authenticator.renew(&token) {
+            renewals += 1;
+            token = next;
+        }
+    }
+    assert_eq!((renewals, fixture.bearer(&token).await), (2, Err(Error::Expired)));
+}
+
+#[tokio::test]
 async fn api_tokens_end_and_so_do_tokens_issued_for_them() {
     let fixture = fixture(|_| ());
     let identity = fixture.bearer(&fixture.api_token).await.unwrap();
