@@ -379,6 +379,13 @@ def test_transactions_are_refused(client):
         fsql.action(client, "BeginTransaction", fsql.any_("ActionBeginTransactionRequest"))
 
 
+def test_an_update_is_answered_before_the_upload_ends(client):
+    """As the C++ client of Flight SQL wants it."""
+    writer, reader = client.do_put(fsql.command("CommandStatementUpdate", f1="SET batch_size = 2048"), pa.schema([]), flight.FlightCallOptions(timeout=20))
+    assert reader.read() is not None
+    writer.close()
+
+
 @feature("refusals")
 @pytest.mark.parametrize("descriptor", [fsql.command("CommandStatementUpdate", f1="DELETE FROM t"), fsql.command("CommandStatementIngest", f2="x")], ids=["update", "ingest"])
 def test_updates_are_refused(client, descriptor):

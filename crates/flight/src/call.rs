@@ -1,6 +1,6 @@
 //! Who calls, in which session, until when, and how results are to be encoded.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use tokio::time::Instant;
@@ -8,6 +8,7 @@ use tonic::metadata::{AsciiMetadataValue, KeyAndValueRef, MetadataMap};
 use tonic::{Request, Status};
 use updraft_auth::Sealer;
 use updraft_engine::{Engine, Session, SessionId, SettingSpec, Settings};
+use uuid::Uuid;
 
 use crate::layers::{Caller, Deadline};
 use crate::status::status;
@@ -84,9 +85,12 @@ impl Call {
     }
 }
 
+/// Tells the connections of this process from those of others that seal with the same key.
+static PROCESS: LazyLock<Uuid> = LazyLock::new(Uuid::new_v4);
+
 /// A session id for a connection that nobody can make up.
 fn of_connection(sealer: &Sealer, connection: u64) -> [u8; 16] {
-    let sealed = sealer.seal("connection", &connection.to_be_bytes());
+    let sealed = sealer.seal("connection", &[PROCESS.as_bytes().as_slice(), &connection.to_be_bytes()].concat());
     let mut id = [0; 16];
     let tag = sealed.len() - id.len();
     id.copy_from_slice(&sealed[tag..]);

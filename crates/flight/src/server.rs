@@ -6,6 +6,7 @@ use arrow_flight::flight_service_server::FlightServiceServer;
 use arrow_flight::sql::metadata::SqlInfoData;
 use tokio::net::TcpListener;
 use tonic::codec::CompressionEncoding;
+use tonic::server::NamedService;
 use tonic::service::Routes;
 use tower::ServiceBuilder;
 use tracing::info;
@@ -15,10 +16,13 @@ use updraft_engine::{Engine, SettingSpec};
 use crate::call::WIRE_SETTINGS;
 use crate::commands::metadata;
 use crate::config::Config;
-use crate::layers::layered;
+use crate::layers::{Doors, layered};
 use crate::service::FlightSql;
 use crate::transport::{self, Drained, Patience, Stop, TlsError, TlsReloader};
 use crate::wire::UploadLimits;
+
+/// The largest message of a call without a login, in bytes.
+const STRANGERS_MESSAGE: usize = 64 << 10;
 
 /// Why the front end could not start.
 #[derive(Debug, thiserror::Error)]
@@ -74,25 +78,39 @@ pub async fn serve(
         engine: Arc::clone(&engine),
         authenticator: authenticator.clone(),
     });
-    let flight = FlightServiceServer::new(FlightSql::new(server))
+    let flight = FlightServiceServer::new(FlightSql::new(Arc::clone(&server)))
         .max_decoding_message_size(message_max)
         // Only what clients send: C++ clients always say they take gzip, and results would be slower for it.
         .accept_compressed(CompressionEncoding::Gzip)
         .accept_compressed(CompressionEncoding::Zstd);
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (mut health, health_service) = tonic_health::server::health_reporter();
     health.set_serving::<FlightServiceServer<FlightSql>>().await;
 
-    let draining = stop.draining.clone();
+    // As much is set aside for a message as it says that it has.
+    let handshake = FlightServiceServer::new(FlightSql::new(server))
+        .max_decoding_message_size(STRANGERS_MESSAGE)
+        .accept_compressed(CompressionEncoding::Gzip)
+        .accept_compressed(CompressionEncoding::Zstd);
+    let health_service = health_service.max_decoding_message_size(STRANGERS_MESSAGE);
+    let (draining, graceful) = (stop.draining.clone(), stop.graceful.clone());
     let drain = async move {
         draining.cancelled().await;
         info!(running = engine.running(), "draining");
         engine.drain();
         health.set_not_serving::<FlightServiceServer<FlightSql>>().await;
         health.set_service_status("", tonic_health::ServingStatus::NotServing).await;
+        graceful.cancelled().await;
+        // Ends the calls that watch it, which end by nothing else.
+        for service in [<FlightServiceServer<FlightSql> as NamedService>::NAME, ""] {
+            health.clear_service_status(service).await;
+        }
         // Resolves only with the server.
         std::future::pending::<()>().await
     };
-    let routes = Routes::new(flight).add_service(health_service).prepare();
+    let routes = Doors {
+        for_strangers: Routes::new(handshake).add_service(health_service).prepare(),
+        for_callers: Routes::new(flight).prepare(),
+    };
     let service = ServiceBuilder::new().service(layered(routes, authenticator));
     tokio::select! {
         drained = transport::serve(listener, tls, config.limits, patience, service, stop) => drained,

@@ -23,7 +23,7 @@ use crate::commands::query::Runnable;
 use crate::commands::{self, Asked, actions, cancel, handshake, metadata, prepared, query, session, update};
 use crate::server::Server;
 use crate::status::{answer_failed, not_offered, status};
-use crate::wire::{read_upload, schema_bytes};
+use crate::wire::{Upload, read_upload, schema_bytes};
 
 /// Flight SQL, as gRPC calls it.
 #[derive(Debug, Clone)]
@@ -153,6 +153,10 @@ impl FlightService for FlightSql {
             }
             Asked::Put(command) if matches!(*command, Command::CommandStatementIngest(_)) => {
                 return Err(not_offered("bulk ingestion is"));
+            }
+            // It comes without data, and the C++ client waits for the answer before it says that there is no more.
+            Asked::Put(command) if matches!(*command, Command::CommandStatementUpdate(_)) => {
+                update::update(server, &call, *command, Upload::default(), memory).await?
             }
             Asked::Put(command) => {
                 let upload = read_upload(first, messages, &server.upload, hold).await?;

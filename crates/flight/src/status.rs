@@ -8,6 +8,21 @@ use updraft_engine::{Error, ErrorKind};
 
 use crate::wire::UploadError;
 
+/// The longest text that a client is told, in bytes. It goes in a header, where each byte that is no ASCII takes three, and
+/// many clients take no more than 8 KiB of headers: they would fail without any text.
+const TEXT_MAX: usize = 2 << 10;
+/// How much of that is the end of a text, where the hints are.
+const TEXT_END: usize = 512;
+
+/// `text`, or its beginning and its end.
+fn brief(text: String) -> String {
+    if text.len() <= TEXT_MAX {
+        return text;
+    }
+    let (head, tail) = (text.floor_char_boundary(TEXT_MAX - TEXT_END), text.ceil_char_boundary(text.len() - TEXT_END));
+    format!("{} [...] {}", &text[..head], &text[tail..])
+}
+
 /// What a client is told of an error of the engine.
 pub(crate) fn status(error: Error) -> Status {
     let code = match error.kind() {
@@ -24,9 +39,9 @@ pub(crate) fn status(error: Error) -> Status {
     };
     if let Some(delay) = error.retry_after() {
         let details = ErrorDetails::with_retry_info(Some(delay));
-        return Status::with_error_details(code, error.to_string(), details);
+        return Status::with_error_details(code, brief(error.to_string()), details);
     }
-    Status::new(code, error.to_string())
+    Status::new(code, brief(error.to_string()))
 }
 
 /// A bug of ours: the text stays in the log, the client gets what finds it there.
@@ -41,7 +56,7 @@ fn internal(error: &Error) -> Status {
 
 /// A command that is not offered.
 pub(crate) fn not_offered(what: &str) -> Status {
-    Status::unimplemented(format!("{what} not offered: this server answers statements that read"))
+    Status::unimplemented(format!("{} not offered: this server answers statements that read", brief(what.to_owned())))
 }
 
 /// An answer of our own that could not be built.
@@ -54,8 +69,8 @@ impl From<UploadError> for Status {
         match error {
             UploadError::Transport { source } => *source,
             UploadError::NoRoom { source } => status(*source),
-            UploadError::TooLarge { .. } => Status::resource_exhausted(error.to_string()),
-            other => Status::invalid_argument(other.to_string()),
+            UploadError::TooLarge { .. } => Status::resource_exhausted(brief(error.to_string())),
+            other => Status::invalid_argument(brief(other.to_string())),
         }
     }
 }
@@ -99,6 +114,18 @@ mod tests {
             Cancelled: query was cancelled
             Internal: internal error; the server's log has more under query"#]]
         .assert_eq(&lines.join("\n"));
+    }
+
+    #[test]
+    fn long_texts_keep_their_beginning_and_their_end() {
+        let columns = "\u{e9}t\u{e9}_, ".repeat(1000);
+        let told = status(Error::Invalid(format!("no field \"x\"; valid fields are {columns}; hint: look")))
+            .message()
+            .to_owned();
+        assert!(told.len() <= TEXT_MAX + 16, "{}", told.len());
+        assert!(told.starts_with("no field \"x\"; valid") && told.ends_with("; hint: look"), "{told}");
+        let short = "\u{e9}".repeat(TEXT_MAX / 2);
+        assert_eq!(status(Error::Invalid(short.clone())).message(), short);
     }
 
     #[test]

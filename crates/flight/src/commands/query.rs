@@ -32,6 +32,9 @@ const UNKNOWN: i64 = -1;
 /// What is in a message that is compressed: four of them are encoded side by side within `engine.stream_buffer` as it is.
 const COMPRESSED_MAX: usize = 256 << 10;
 
+/// What the statement may take in all tickets of one answer: it is in each, and many clients take messages of 4 MiB at most.
+const TICKETS_BYTES: usize = 1 << 20;
+
 /// What to run.
 pub(crate) enum Runnable {
     Statement(Statement),
@@ -56,7 +59,9 @@ pub(crate) async fn info(
 ) -> Result<FlightInfo, Status> {
     let (planned, statement) = plan(server, call, runnable).await?;
     let schema = announced(planned.schema(), &call.wire);
-    let parts = server.engine.split(&planned, call.wire.endpoints as usize).await.map_err(status)?;
+    let bytes = statement.as_ref().map_or(0, Kept::encoded_len);
+    let parts_max = (TICKETS_BYTES / bytes.max(1)).clamp(1, call.wire.endpoints as usize);
+    let parts = server.engine.split(&planned, parts_max).await.map_err(status)?;
     let whole = v1::Ticket {
         query: planned.id().as_bytes().to_vec(),
         principal: planned.principal().name().to_owned(),

@@ -10,9 +10,11 @@
 //! | `request_id` | a name for the call in logs and error texts |
 //! | `panics` | a panic ends one call, with a status |
 //! | `deadline` | `grpc-timeout` |
+//! | `doors` | services of their own for calls that need no login |
 //! | `login` | headers -> credential -> [`Caller`]; refusals as statuses |
 
 mod deadline;
+mod doors;
 mod login;
 mod panics;
 mod request_id;
@@ -33,6 +35,7 @@ use updraft_auth::Authenticator;
 use crate::answer::with_own_body;
 
 pub(crate) use deadline::Deadline;
+pub(crate) use doors::Doors;
 pub use login::Caller;
 pub(crate) use login::{credential, in_process, refusal};
 pub(crate) use request_id::RequestId;

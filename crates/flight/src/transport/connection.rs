@@ -150,7 +150,8 @@ where
                     phase = Phase::farewell(&traffic);
                 }
                 Phase::Farewell { total, since, .. } => {
-                    let quiet = !served.has_calls() && traffic.total() == total;
+                    // What is on its way to a client that pauses belongs to a call that has ended here.
+                    let quiet = !served.has_calls() && !looks.answers.any_held() && traffic.total() == total;
                     if quiet && since.elapsed() >= FAREWELL_WAIT {
                         debug!("connection cut: the client did not answer the farewell");
                         return;

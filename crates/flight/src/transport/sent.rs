@@ -120,6 +120,11 @@ impl Answers {
         (sent, ended_by)
     }
 
+    /// Whether HTTP/2 has any of them that it has not written.
+    pub(super) fn any_held(&self) -> bool {
+        self.0.lock().iter().any(|watched| watched.is_there() && watched.sent.held() > 0)
+    }
+
     /// Ends the calls whose clients take nothing, after `patience` or, where that is longer, `most`. True when that is no
     /// help, as the socket takes nothing: the connection has to be cut.
     pub(super) fn look(&self, patience: Patience, most: Option<Duration>) -> bool {
