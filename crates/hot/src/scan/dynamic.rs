@@ -13,11 +13,12 @@ use datafusion::physical_expr::expressions::DynamicFilterTracking;
 use datafusion::physical_expr::split_conjunction;
 use datafusion::physical_expr::utils::conjunction;
 use datafusion::physical_expr_common::physical_expr::snapshot_physical_expr;
-use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
+use datafusion::physical_optimizer::pruning::PruningPredicate;
 
 use super::filter::{Conjunct, is_constant, narrowed};
 use super::routed::together;
 use super::rows::Rows;
+use super::segments::pruning;
 
 /// A filter that lets more of a block pass is hardly worth asking.
 const WORTH: (usize, usize) = (3, 4);
@@ -75,8 +76,7 @@ impl Dynamic {
         }
         let conjuncts = parts.iter().filter_map(|part| Conjunct::new(part, &self.table, &self.needed).ok());
         self.now = conjuncts.map(|conjunct| Asked { conjunct, pause: 0 }).collect();
-        let pruning = PruningPredicateBuilder::new().with_file_schema(self.table.clone());
-        self.pruning = pruning.try_build(conjunction(parts)).ok().filter(|pruning| !pruning.always_true());
+        self.pruning = pruning(&self.table, conjunction(parts));
     }
 
     /// What tells the segments in which no row can pass.

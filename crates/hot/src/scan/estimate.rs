@@ -51,12 +51,8 @@ pub(super) fn outlook(source: &HotSource) -> Outlook {
     let mut outlook = Outlook { segments: segments.len(), ..Outlook::default() };
     let scan = Scan::new(source, source.segments.schema()).ok();
     let (mut looked, mut absent) = (0, 0);
-    let in_filter = match &scan {
-        Some(scan) if source.reads_late() => {
-            Some((filter_columns(&source.filters, &scan.needed).len(), scan.needed.len()))
-        }
-        _ => None,
-    };
+    let late = scan.as_ref().filter(|_| source.reads_late());
+    let in_filter = late.map(|scan| (filter_columns(&source.filters, &scan.needed).len(), scan.needed.len()));
     let skipped = |segment: u32| {
         in_filter.map_or(0, |(in_filter, needed)| hardly_looked_at(&source.segments, segment, in_filter, needed))
     };

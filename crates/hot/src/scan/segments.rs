@@ -163,9 +163,7 @@ impl Segments {
         filter: &Arc<dyn PhysicalExpr>,
         cache: Option<&Cache>,
     ) -> Option<Vec<u32>> {
-        let pruning = PruningPredicateBuilder::new().with_file_schema(self.schema.clone());
-        let pruning = pruning.try_build(filter.clone()).ok().filter(|pruning| !pruning.always_true())?;
-        Some(self.prune(kept, &pruning, cache))
+        Some(self.prune(kept, &pruning(&self.schema, filter.clone())?, cache))
     }
 
     /// Those of `kept` in which rows may pass `predicate`; all, if it cannot be told.
@@ -398,6 +396,12 @@ impl PruningStatistics for Statistics<'_> {
     fn contained(&self, _column: &Name, _values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         None
     }
+}
+
+/// What tells by bounds in which row groups rows of `table` may pass `filter`; `None` = it tells nothing.
+pub(super) fn pruning(table: &SchemaRef, filter: Arc<dyn PhysicalExpr>) -> Option<PruningPredicate> {
+    let pruning = PruningPredicateBuilder::new().with_file_schema(table.clone());
+    pruning.try_build(filter).ok().filter(|pruning| !pruning.always_true())
 }
 
 /// What `cell` has, or else what `now` says: that stays, so that it is known also when the columns it is found in are not in
