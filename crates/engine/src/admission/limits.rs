@@ -63,7 +63,7 @@ pub(crate) struct Limits {
     pub(crate) statement_timeout: Duration,
     /// Zero = for ever.
     pub(crate) idle_stream_timeout: Duration,
-    /// Bytes that all its queries together may hold.
+    /// Bytes that all its queries together may hold; `u64::MAX` = no less than the server has.
     pub(crate) memory_limit: u64,
     /// Bytes that one of its queries may hold.
     pub(crate) query_memory_limit: u64,
@@ -75,7 +75,8 @@ impl Limits {
     /// What `own` and, where it is silent, the server's settings give. `memory_limit` is the server's, in bytes.
     fn resolve(config: &Config, own: &PrincipalConfig, cpu_threads: usize, memory_limit: u64) -> Self {
         let slots = config.concurrent_queries(cpu_threads);
-        let total = own.memory_limit.map_or(memory_limit, |limit| limit.0.min(memory_limit));
+        let total = own.memory_limit.map_or(u64::MAX, |limit| limit.0);
+        let most = total.min(memory_limit);
         let query = own.query_memory_limit.or(config.query_memory_limit);
         Self {
             max_concurrent_queries: own.max_concurrent_queries.map_or(slots, |own| own.min(slots)),
@@ -84,7 +85,7 @@ impl Limits {
             statement_timeout: own.statement_timeout.unwrap_or(config.statement_timeout),
             idle_stream_timeout: own.idle_stream_timeout.unwrap_or(config.idle_stream_timeout),
             memory_limit: total,
-            query_memory_limit: query.map_or(total, |limit| limit.0.min(total)),
+            query_memory_limit: query.map_or(most, |limit| limit.0.min(most)),
             priority: own.priority.unwrap_or(PRIORITY_DEFAULT),
         }
     }
@@ -265,7 +266,7 @@ mod tests {
                 queue_timeout: 0ns,
                 statement_timeout: 1800s,
                 idle_stream_timeout: 120s,
-                memory_limit: 5000,
+                memory_limit: 18446744073709551615,
                 query_memory_limit: 5000,
                 priority: 10,
             }"#]]

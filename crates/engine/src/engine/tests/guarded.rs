@@ -139,6 +139,16 @@ async fn slightly_beyond_the_budget_heavy_queries_wait_and_light_ones_run() {
     assert!(!engine.memory_pressure() && usage.report().queue_time > Duration::ZERO, "{:?}", usage.report());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn light_queries_run_beside_a_heavy_one_of_the_same_principal_that_holds_all() {
+    let (fixture, _meter) = guarded().await;
+    let memory = fixture.engine.memory();
+    let _all = holding(&fixture, memory.free() as usize).await;
+    assert_eq!(memory.free(), 0);
+    let answer = fixture.answer("SELECT name FROM t WHERE id = 2");
+    assert_eq!(tokio::time::timeout(Duration::from_secs(5), answer).await.as_deref(), Ok("b"));
+}
+
 /// A run that holds `bytes`. What ends its present attempt is the last.
 async fn holding(fixture: &Fixture, bytes: usize) -> (RunGuard, MemoryReservation, CancellationToken) {
     let (engine, session, trial) = (&fixture.engine, fixture.session("ann"), CancellationToken::new());
