@@ -10,7 +10,8 @@
 //! What clients have uploaded is held too (`upload`), and is as much less for queries to share.
 //!
 //! Light queries have a small part whatever the others hold, so that they wait for none of these. Until the others have
-//! given way, the total may pass the limit by that part.
+//! given way, the total may pass the limit by that part. Caches keep a small part as well, within what those that can spill
+//! leave free: what is asked for again and again would otherwise be read anew for as long as heavy queries run.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,6 +26,8 @@ use super::grant::{Claim, Grant};
 /// The part of the limit that what can be spilled leaves free: the grant of a small query is there at once, and need
 /// not wait until a large one spills.
 pub(super) const KEPT_FREE: u64 = 8;
+/// The part of the limit that caches keep when others can wait for memory or spill: it is of what is left free.
+const FOR_CACHES: u64 = 16;
 /// Of the limit, what may wait for clients before it counts as a crowd: many of them, as one leaves some megabytes.
 const CROWD: u64 = 4;
 
@@ -150,12 +153,17 @@ impl Budget {
 
     /// What a new query could be granted now, in bytes: what is free, and what caches would let go of for it.
     pub(crate) fn free(&self) -> u64 {
-        self.lendable_of(&self.state.lock())
+        let state = self.state.lock();
+        let kept = if state.heavy() > 0 { self.kept_by_caches() } else { 0 };
+        self.lendable_of(&state).saturating_sub(kept)
     }
 
-    /// What a cache may take more than it has: what is free, but for the part that is kept for queries.
+    /// What a cache may take more than it has: what is free, but for the part that is kept for queries. Of that it may take
+    /// what caches keep of it.
     pub(crate) fn free_for_caches(&self) -> u64 {
-        self.free_of(&self.state.lock()).saturating_sub(self.limit / KEPT_FREE)
+        let free = self.free_of(&self.state.lock());
+        let keeps = self.limit / FOR_CACHES - self.kept_by_caches();
+        free.saturating_sub(self.limit / KEPT_FREE).max(keeps.min(free))
     }
 
     /// Counts `bytes` that are nobody's any more and still there: results that wait for clients.
@@ -217,14 +225,31 @@ impl Budget {
         got
     }
 
+    /// The same, but for what caches keep when a query can go on without it.
+    pub(super) fn reclaim_some(&self, bytes: u64) -> u64 {
+        self.reclaim(bytes.min(self.beside().1.saturating_sub(self.limit / FOR_CACHES)))
+    }
+
+    /// What those that can spill leave free: with what caches keep it is always the same.
+    pub(super) fn kept_free(&self) -> u64 {
+        self.limit / KEPT_FREE - self.kept_by_caches()
+    }
+
+    fn kept_by_caches(&self) -> u64 {
+        self.beside().1.min(self.limit / FOR_CACHES)
+    }
+
     /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole budget, less
     /// what uploads hold, is granted as just that, and the only query is granted whatever it asks: it would wait for nobody.
     pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let grant = self.grant_once(claim, bytes).or_else(|| {
-            let free = self.free_for(claim, &self.state.lock());
-            (self.reclaim(bytes.min(self.limit).saturating_sub(free)) > 0)
-                .then(|| self.grant_once(claim, bytes))
-                .flatten()
+            let (free, heavy) = {
+                let state = self.state.lock();
+                (self.free_for(claim, &state), state.heavy())
+            };
+            let missing = bytes.min(self.limit).saturating_sub(free);
+            let got = if claim.shares && heavy > 0 { self.reclaim_some(missing) } else { self.reclaim(missing) };
+            (got > 0).then(|| self.grant_once(claim, bytes)).flatten()
         });
         // A light query that gets its little says nothing about who waits for much.
         if claim.shares {
@@ -289,6 +314,11 @@ impl Budget {
 }
 
 impl State {
+    /// What queries hold, but for light ones.
+    pub(super) fn heavy(&self) -> u64 {
+        self.held - self.uploaded - self.light
+    }
+
     /// A query or an upload of `principal` is over.
     pub(super) fn leave(&mut self, principal: &Principal) {
         let Some(party) = self.parties.get_mut(principal) else { return };
@@ -311,7 +341,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::grant::Refusal;
+    use super::super::grant::{Otherwise, Refusal};
     use super::super::testing::Cache;
     use super::*;
 
@@ -323,7 +353,7 @@ mod tests {
     fn what_a_query_lends_is_for_others_until_it_takes_it_back() {
         let budget = Budget::new(1000);
         let a = budget.try_grant(&claim("a"), 700).expect("it fits");
-        a.hold(100, true).expect("its own");
+        a.hold(100, Otherwise::Spills).expect("its own");
         assert_eq!((a.lend(100), budget.held(), budget.free()), (700, 100, 900));
         let b = budget.try_grant(&claim("b"), 600).expect("what was lent");
         assert!(!a.take_back(700, 100), "300 are free, and it has 100");
@@ -332,7 +362,7 @@ mod tests {
         let capped = Claim { principal_limit: 300, ..claim("b") };
         let (first, second) = (budget.try_grant(&capped, 300).expect("it fits"), budget.try_grant(&capped, 0));
         first.lend(0);
-        second.as_ref().expect("nothing fits").hold(200, false).expect("what was lent");
+        second.as_ref().expect("nothing fits").hold(200, Otherwise::Fails).expect("what was lent");
         assert!(!first.take_back(300, 0), "its principal may not have both");
         drop(second);
         assert!(first.take_back(300, 0));
@@ -350,15 +380,15 @@ mod tests {
     fn light_queries_have_a_part_whatever_others_hold() {
         let budget = Budget::new(1600);
         let heavy = budget.try_grant(&claim("a"), 0).expect("it fits");
-        heavy.hold(1600, false).expect("all of it");
+        heavy.hold(1600, Otherwise::Fails).expect("all of it");
         let light = Claim { shares: false, ..claim("b") };
         let one = budget.try_grant(&light, 60).expect("of a sixteenth");
         assert!(budget.try_grant(&light, 41).is_none(), "that is all of the part");
-        one.hold(100, false).expect("all of the part");
-        assert_eq!(one.hold(101, false), Err(Refusal::Full { free: 0 }));
-        assert_eq!(heavy.hold(1601, false), Err(Refusal::Full { free: 0 }));
+        one.hold(100, Otherwise::Fails).expect("all of the part");
+        assert_eq!(one.hold(101, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
+        assert_eq!(heavy.hold(1601, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
         assert!(budget.try_grant(&claim("c"), 1).is_none(), "heavy ones have no such part");
-        heavy.hold(1000, false).expect("less");
+        heavy.hold(1000, Otherwise::Fails).expect("less");
         let two = budget.try_grant(&light, 500).expect("it is free");
         drop((one, two, heavy));
         let state = budget.state.lock();
@@ -379,10 +409,10 @@ mod tests {
         let budget = Budget::new(1000);
         let (a, b) = (budget.try_grant(&claim("a"), 300), budget.try_grant(&claim("b"), 300));
         let (a, b) = (a.expect("it fits"), b.expect("it fits"));
-        b.hold(700, false).expect("all that was not granted to a");
-        assert_eq!(b.hold(701, false), Err(Refusal::Full { free: 0 }));
-        a.hold(300, true).expect("its own");
-        assert_eq!(a.hold(301, false), Err(Refusal::Full { free: 0 }));
+        b.hold(700, Otherwise::Fails).expect("all that was not granted to a");
+        assert_eq!(b.hold(701, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
+        a.hold(300, Otherwise::Spills).expect("its own");
+        assert_eq!(a.hold(301, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
         assert!(budget.try_grant(&claim("c"), 1).is_none());
         drop(b);
         assert_eq!((budget.held(), budget.free()), (300, 700));
@@ -399,7 +429,7 @@ mod tests {
         assert!(budget.try_grant(&claim("b"), 1).is_none());
         drop(small);
         let alone = budget.try_grant(&claim("a"), 1000).expect("it would wait for clients only");
-        assert_eq!(alone.hold(1001, false), Err(Refusal::Full { free: 0 }));
+        assert_eq!(alone.hold(1001, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
         budget.less_unsent(100);
         assert_eq!(budget.held(), 1000);
     }
@@ -408,17 +438,21 @@ mod tests {
     fn shares_are_between_principals_and_then_between_their_queries() {
         let budget = Budget::new(1200);
         let one = budget.try_grant(&claim("a"), 0).expect("it fits");
-        assert_eq!(one.hold(1051, true), Err(Refusal::Full { free: 1050 }), "an eighth is left to newcomers");
-        one.hold(1050, true).expect("alone it may have all the rest");
-        one.hold(0, true).expect("it lets go");
+        assert_eq!(
+            one.hold(1051, Otherwise::Spills),
+            Err(Refusal::Full { free: 1050 }),
+            "an eighth is left to newcomers"
+        );
+        one.hold(1050, Otherwise::Spills).expect("alone it may have all the rest");
+        one.hold(0, Otherwise::Spills).expect("it lets go");
         let two: Vec<_> = (0..2).map(|_| budget.try_grant(&claim("b"), 0).expect("it fits")).collect();
-        assert_eq!(one.hold(1000, true), Err(Refusal::OverShare { share: 600 }));
-        one.hold(600, true).expect("half for each principal");
-        assert_eq!(two[0].hold(400, true), Err(Refusal::OverShare { share: 300 }));
-        two[0].hold(300, true).expect("half of a half");
-        two[1].hold(150, true).expect("what is left");
-        two[0].hold(0, true).expect("it lets go");
-        two[1].hold(600, false).expect("what cannot spill takes what is free");
+        assert_eq!(one.hold(1000, Otherwise::Spills), Err(Refusal::OverShare { share: 600 }));
+        one.hold(600, Otherwise::Spills).expect("half for each principal");
+        assert_eq!(two[0].hold(400, Otherwise::Spills), Err(Refusal::OverShare { share: 300 }));
+        two[0].hold(300, Otherwise::Spills).expect("half of a half");
+        two[1].hold(150, Otherwise::Spills).expect("what is left");
+        two[0].hold(0, Otherwise::Spills).expect("it lets go");
+        two[1].hold(600, Otherwise::Fails).expect("what cannot spill takes what is free");
     }
 
     #[test]
@@ -438,9 +472,9 @@ mod tests {
         let first = budget.try_grant(&bounded, 300).expect("it fits");
         assert!(budget.try_grant(&bounded, 200).is_none());
         let second = budget.try_grant(&bounded, 100).expect("its last");
-        assert_eq!(second.hold(101, false), Err(Refusal::Principal { limit: 400 }));
+        assert_eq!(second.hold(101, Otherwise::Fails), Err(Refusal::Principal { limit: 400 }));
         drop(first);
-        second.hold(400, false).expect("what the first gave back");
+        second.hold(400, Otherwise::Fails).expect("what the first gave back");
     }
 
     #[test]
@@ -448,8 +482,8 @@ mod tests {
         let budget = Budget::new(1000);
         let query = budget.try_grant(&claim("a"), 100).expect("it fits");
         budget.set_unaccounted(500);
-        assert_eq!(query.hold(501, false), Err(Refusal::Full { free: 400 }));
-        query.hold(500, false).expect("the rest");
+        assert_eq!(query.hold(501, Otherwise::Fails), Err(Refusal::Full { free: 400 }));
+        query.hold(500, Otherwise::Fails).expect("the rest");
         assert!(budget.try_grant(&claim("b"), 1).is_none());
     }
 
@@ -460,38 +494,56 @@ mod tests {
         budget.add_reclaimer(Arc::new(Cache(AtomicU64::new(500))));
         let query = budget.try_grant(&claim("a"), 300).expect("it fits");
         let other = budget.try_grant(&claim("b"), 300).expect("of the cache's");
-        query.hold(600, false).expect("of the cache's");
-        assert_eq!(other.hold(400, false), Err(Refusal::Full { free: 0 }), "the cache has no more");
+        query.hold(600, Otherwise::Fails).expect("of the cache's");
+        assert_eq!(other.hold(400, Otherwise::Fails), Err(Refusal::Full { free: 0 }), "the cache has no more");
     }
 
     #[test]
     fn what_a_cache_has_is_free_to_plan_with_and_nobodys_share() {
-        #[derive(Debug)]
-        struct Full(AtomicU64);
-        impl Reclaim for Full {
-            fn reclaim(&self, bytes: u64) -> u64 {
-                let let_go = bytes.min(self.held());
-                self.0.fetch_sub(let_go, Ordering::Relaxed);
-                let_go
-            }
-            fn held(&self) -> u64 {
-                self.0.load(Ordering::Relaxed)
-            }
-        }
         let budget = Budget::new(1000);
-        let cache = Arc::new(Full(AtomicU64::new(800)));
+        let cache = Arc::new(Cache(AtomicU64::new(800)));
         budget.add_reclaimer(cache.clone());
         assert_eq!(budget.free(), 1000, "before it is measured");
         budget.set_unaccounted(850);
         assert_eq!(budget.free(), 950);
         let a = budget.try_grant(&claim("a"), 100).expect("it fits");
         let _b = budget.try_grant(&claim("b"), 100).expect("of the cache's");
-        assert_eq!((cache.held(), budget.free()), (750, 750));
+        assert_eq!((cache.held(), budget.free()), (750, 688), "all but the part that caches keep");
         assert_eq!(a.room(), 500);
-        a.hold(400, true).expect("of the cache's");
-        assert_eq!(cache.held(), 325, "and an eighth is left free");
-        assert_eq!(budget.free(), 450);
+        a.hold(400, Otherwise::Spills).expect("of the cache's");
+        assert_eq!(cache.held(), 387, "and an eighth is left free or in the cache");
+        assert_eq!(budget.free(), 388);
         assert_eq!(budget.free_for_caches(), 0);
+        assert_eq!(cache.reclaim(347), 347);
+        budget.set_unaccounted(503);
+        assert_eq!(budget.free_for_caches(), 0, "as others have it");
+        budget.set_unaccounted(450);
+        assert_eq!(budget.free_for_caches(), 22, "40 are there, and 62 may be");
+    }
+
+    #[test]
+    fn caches_keep_a_part_from_those_that_can_do_without() {
+        let budget = Budget::new(1600);
+        let cache = Arc::new(Cache(AtomicU64::new(300)));
+        budget.add_reclaimer(cache.clone());
+        let (a, b) = (budget.try_grant(&claim("a"), 0), budget.try_grant(&claim("b"), 0));
+        let (a, b) = (a.expect("it fits"), b.expect("it fits"));
+        a.hold(1300, Otherwise::Fails).expect("it is free");
+        assert_eq!(b.hold(101, Otherwise::Spills), Err(Refusal::Full { free: 100 }), "it may spill");
+        assert_eq!(cache.held(), 100, "a sixteenth");
+        b.hold(100, Otherwise::Spills).expect("as much as without a cache");
+        assert!(budget.try_grant(&claim("c"), 101).is_none(), "it may wait");
+        assert_eq!(b.hold(201, Otherwise::DoesWithout), Err(Refusal::Full { free: 100 }), "it may begin anew");
+        assert_eq!((cache.held(), budget.free()), (100, 100));
+        b.hold(201, Otherwise::Fails).expect("of the cache's last");
+        assert_eq!(cache.held(), 99);
+        drop((a, b));
+        let light = Claim { shares: false, ..claim("b") };
+        let _light = budget.try_grant(&light, 10).expect("it fits");
+        assert_eq!(budget.free(), 1590, "no other runs that it could wait for");
+        let alone = budget.try_grant(&claim("a"), 0).expect("it fits");
+        alone.hold(1590, Otherwise::DoesWithout).expect("all there is");
+        assert_eq!(cache.held(), 0);
     }
 
     /// Random requests: the total never passes the limit, and nothing is left at the end.
@@ -508,7 +560,8 @@ mod tests {
                     _ if !queries.is_empty() => {
                         let query = &queries[u.choose_index(queries.len())?];
                         let (before, granted) = (query.held(), query.bytes());
-                        let outcome = query.hold(bytes, u.arbitrary()?);
+                        let otherwise = [Otherwise::Spills, Otherwise::DoesWithout, Otherwise::Fails];
+                        let outcome = query.hold(bytes, *u.choose(&otherwise)?);
                         assert!(outcome.is_ok() || query.held() == before, "a refusal takes nothing");
                         assert!(outcome.is_ok() || bytes > granted, "what was granted is there");
                     }

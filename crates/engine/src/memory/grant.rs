@@ -54,6 +54,15 @@ impl fmt::Display for Refusal {
     }
 }
 
+/// What an operator does that is refused memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Otherwise {
+    Spills,
+    /// Or its query begins anew, which may.
+    DoesWithout,
+    Fails,
+}
+
 /// What one query holds of the budget, from before it starts until it has ended.
 #[derive(Debug)]
 pub(crate) struct Grant {
@@ -96,23 +105,33 @@ impl Grant {
     ///
     /// # Errors
     /// When the budget or the shares do not allow as many.
-    pub(crate) fn hold(&self, used: u64, can_spill: bool) -> Result<(), Refusal> {
+    pub(crate) fn hold(&self, used: u64, otherwise: Otherwise) -> Result<(), Refusal> {
         let wanted = used.max(self.bytes());
-        match self.hold_once(wanted, can_spill) {
+        match self.hold_once(wanted, otherwise) {
             Err(refusal @ Refusal::Full { .. }) => {
-                let kept = if can_spill { self.budget.limit / KEPT_FREE } else { 0 };
-                let free = self.budget.free_for(&self.claim, &self.budget.state.lock());
+                let kept = if otherwise == Otherwise::Spills { self.budget.kept_free() } else { 0 };
+                let (free, others) = {
+                    let state = self.budget.state.lock();
+                    let own = if self.claim.shares { self.held() } else { 0 };
+                    (self.budget.free_for(&self.claim, &state), state.heavy() - own)
+                };
                 let missing = (wanted.saturating_sub(self.held()) + kept).saturating_sub(free);
-                if self.budget.reclaim(missing) == 0 {
+                let got = match otherwise {
+                    Otherwise::Spills => self.budget.reclaim_some(missing),
+                    Otherwise::DoesWithout if others > 0 => self.budget.reclaim_some(missing),
+                    Otherwise::DoesWithout | Otherwise::Fails => self.budget.reclaim(missing),
+                };
+                if got == 0 {
                     return Err(refusal);
                 }
-                self.hold_once(wanted, can_spill)
+                self.hold_once(wanted, otherwise)
             }
             done => done,
         }
     }
 
-    fn hold_once(&self, wanted: u64, can_spill: bool) -> Result<(), Refusal> {
+    fn hold_once(&self, wanted: u64, otherwise: Otherwise) -> Result<(), Refusal> {
+        let can_spill = otherwise == Otherwise::Spills;
         let held = self.held();
         if wanted == held {
             return Ok(());
@@ -127,8 +146,9 @@ impl Grant {
             if state.parties.get(&self.claim.principal).is_some_and(|party| party.held + more > limit) {
                 return Err(Refusal::Principal { limit });
             }
-            if can_spill && free - more < self.budget.limit / KEPT_FREE {
-                return Err(Refusal::Full { free: free.saturating_sub(self.budget.limit / KEPT_FREE) });
+            let kept = self.budget.kept_free();
+            if can_spill && free - more < kept {
+                return Err(Refusal::Full { free: free.saturating_sub(kept) });
             }
             // What only a cache has is nobody's share. Of what is measured more may be there than a moment ago.
             let lendable = self.budget.lendable_of(&state);

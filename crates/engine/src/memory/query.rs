@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::consumers::{Consumers, Usage, goes_on_without};
-use super::grant::{Grant, Refusal};
+use super::grant::{Grant, Otherwise, Refusal};
 use super::overhead::overhead;
 use super::refusal::refused;
 use crate::error::Error;
@@ -231,7 +231,12 @@ impl QueryMemory {
                         for_now = needs_it && matches!(refusal, Refusal::Full { .. });
                         refusal.to_string()
                     };
-                    fair.and_then(|()| grant.hold(used, gives_way).map_err(held))
+                    let otherwise = match (gives_way, needs_it) {
+                        (true, _) => Otherwise::Spills,
+                        (false, true) => Otherwise::Fails,
+                        (false, false) => Otherwise::DoesWithout,
+                    };
+                    fair.and_then(|()| grant.hold(used, otherwise).map_err(held))
                 }
                 Source::Stock(pool) => pool.try_grow(reservation, additional).map_err(|error| error.strip_backtrace()),
             }

@@ -69,8 +69,12 @@ pub(crate) struct Cache(pub(crate) AtomicU64);
 
 impl Reclaim for Cache {
     fn reclaim(&self, bytes: u64) -> u64 {
-        let let_go = bytes.min(self.0.load(Ordering::Relaxed));
+        let let_go = bytes.min(self.held());
         self.0.fetch_sub(let_go, Ordering::Relaxed);
         let_go
+    }
+
+    fn held(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
