@@ -47,6 +47,7 @@ fn exit_codes_are_as_documented() {
         (&["config", "check", "--set", "engine.memory_limt=1GiB"], 2, "did you mean `engine.memory_limit`?"),
         (&["config", "check", "--config", "/nonexistent.toml"], 2, "/nonexistent.toml: cannot be read"),
         (&["serve", "--set", "server.log_level=loud"], 2, "`loud` is no log level"),
+        (&["serve", "--set", "engine.memory_limit=15MiB"], 2, "the smallest that works is 16.0 MiB"),
         (&["serve", "--listen", &taken], 1, "server.listen"),
         (
             &["serve", "--listen", "127.0.0.1:0", "--set", &format!("server.admin_listen={taken}")],

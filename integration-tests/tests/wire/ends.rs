@@ -10,6 +10,7 @@ use tonic::{Code, Status};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_types::StatusExt;
+use updraft_engine::PrincipalConfig;
 
 use crate::client::{Wire, collect, ticket};
 use crate::{LONG, SILENT, as_it_is, entries, nothing_runs, with_server};
@@ -147,6 +148,29 @@ fn deadlines_hold_for_queries_with_and_without_rows() {
         assert_eq!(wire.within(Duration::from_secs(20)).rows("SELECT 1").await, ["1"]);
         server
     });
+}
+
+#[test]
+fn queries_end_when_the_operator_says_or_sooner_for_a_principal() {
+    let own = PrincipalConfig { statement_timeout: Some(Duration::from_millis(200)), ..PrincipalConfig::default() };
+    for (own, limit) in [(None, "limit of 300ms"), (Some(own), "limit of 200ms")] {
+        with_server(
+            |config| {
+                config.engine.statement_timeout = Duration::from_millis(300);
+                config.engine.principals.extend(own.map(|own| ("anonymous".to_owned(), own)));
+            },
+            |server| async {
+                let mut wire = Wire::new(&server).await;
+                for sql in [LONG, SILENT] {
+                    let status = wire.query(sql).await.unwrap_err();
+                    assert_eq!(status.code(), Code::DeadlineExceeded, "{status}");
+                    assert!(status.message().contains(limit), "{status}");
+                    nothing_runs(&server).await;
+                }
+                server
+            },
+        );
+    }
 }
 
 #[test]
