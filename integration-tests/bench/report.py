@@ -27,7 +27,8 @@ anew, never by hand. `integration-tests/bench/README.md` says how it is measured
 All times are the client's: from sending a statement until a Python program holds the answer as a `pyarrow.Table`. Updraft, DuckDB by
 Flight and ROAPI are servers on the loopback of the same machine; DuckDB and DataFusion run in the client's own process and hand over
 what they have. Medians of interleaved runs, three in a row of each, after two that are not counted. Every answer is compared with DuckDB's over the same
-files, which are as pyarrow writes them: snappy, row groups of 1 Mi rows. Updraft's cache of results is off, unless a section says so.
+files: that of ten columns as pyarrow writes it (snappy, row groups of 1 Mi rows), TPC-H as `updraft sample` does (zstd).
+Updraft's cache of results is off, unless a section says so.
 A number beside a time is how many times longer than Updraft that took: above 1, Updraft is faster.
 
 **Bold** reaches the aim, plain holds what must hold, *missed* says what part or multiple of that was measured.
