@@ -10,8 +10,8 @@
 //! What clients have uploaded is held too (`upload`), and is as much less for queries to share.
 //!
 //! Light queries have a small part whatever the others hold, so that they wait for none of these. Until the others have
-//! given way, the total may pass the limit by that part. Caches keep a small part as well, within what those that can spill
-//! leave free: what is asked for again and again would otherwise be read anew for as long as heavy queries run.
+//! given way, the total may pass the limit by that part. The cache of hot tables keeps a small part as well, of what those
+//! that can spill leave free: what is asked for again and again would otherwise be read anew for as long as heavy queries run.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -26,8 +26,8 @@ use super::grant::{Claim, Grant};
 /// The part of the limit that what can be spilled leaves free: the grant of a small query is there at once, and need
 /// not wait until a large one spills.
 pub(super) const KEPT_FREE: u64 = 8;
-/// The part of the limit that caches keep when others can wait for memory or spill: it is of what is left free.
-const FOR_CACHES: u64 = 16;
+/// The part of the limit that the cache of hot tables keeps when queries can spill, wait, or begin anew: of what is left free.
+const FOR_HOT: u64 = 16;
 /// Of the limit, what may wait for clients before it counts as a crowd: many of them, as one leaves some megabytes.
 const CROWD: u64 = 4;
 
@@ -49,6 +49,11 @@ pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
     fn held(&self) -> u64 {
         0
     }
+
+    /// Whether it keeps a part from queries that can go on without.
+    fn keeps_a_part(&self) -> bool {
+        false
+    }
 }
 
 impl Reclaim for updraft_hot::Cache {
@@ -58,6 +63,10 @@ impl Reclaim for updraft_hot::Cache {
 
     fn held(&self) -> u64 {
         self.used()
+    }
+
+    fn keeps_a_part(&self) -> bool {
+        true
     }
 }
 
@@ -154,15 +163,15 @@ impl Budget {
     /// What a new query could be granted now, in bytes: what is free, and what caches would let go of for it.
     pub(crate) fn free(&self) -> u64 {
         let state = self.state.lock();
-        let kept = if state.heavy() > 0 { self.kept_by_caches() } else { 0 };
+        let kept = if state.heavy() > 0 { self.kept_hot() } else { 0 };
         self.lendable_of(&state).saturating_sub(kept)
     }
 
-    /// What a cache may take more than it has: what is free, but for the part that is kept for queries. Of that it may take
-    /// what caches keep of it.
-    pub(crate) fn free_for_caches(&self) -> u64 {
+    /// What the cache of hot tables may take more than it has: what is free, but for the part that is kept for queries, and
+    /// of that its own.
+    pub(crate) fn free_for_hot(&self) -> u64 {
         let free = self.free_of(&self.state.lock());
-        let keeps = self.limit / FOR_CACHES - self.kept_by_caches();
+        let keeps = self.limit / FOR_HOT - self.kept_hot();
         free.saturating_sub(self.limit / KEPT_FREE).max(keeps.min(free))
     }
 
@@ -211,13 +220,25 @@ impl Budget {
 
     /// Asks the caches for `bytes`; returns how many they let go of.
     pub(crate) fn reclaim(&self, bytes: u64) -> u64 {
+        self.reclaim_from(bytes, |_| u64::MAX)
+    }
+
+    /// The same, but for what is kept from queries that can go on without.
+    pub(super) fn reclaim_some(&self, bytes: u64) -> u64 {
+        self.reclaim_from(bytes, |cache| match cache.keeps_a_part() {
+            true => cache.held().saturating_sub(self.limit / FOR_HOT),
+            false => u64::MAX,
+        })
+    }
+
+    fn reclaim_from(&self, bytes: u64, most: impl Fn(&dyn Reclaim) -> u64) -> u64 {
         let reclaimers = self.reclaimers.read();
         let mut got = 0;
         for reclaimer in reclaimers.iter() {
-            if got >= bytes {
-                break;
+            let asked = bytes.saturating_sub(got).min(most(reclaimer.as_ref()));
+            if asked > 0 {
+                got += reclaimer.reclaim(asked);
             }
-            got += reclaimer.reclaim(bytes - got);
         }
         // Freed bytes were part of what was measured; the next measurement says so exactly.
         let less = |unaccounted: u64| Some(unaccounted.saturating_sub(got));
@@ -225,18 +246,15 @@ impl Budget {
         got
     }
 
-    /// The same, but for what caches keep when a query can go on without it.
-    pub(super) fn reclaim_some(&self, bytes: u64) -> u64 {
-        self.reclaim(bytes.min(self.beside().1.saturating_sub(self.limit / FOR_CACHES)))
-    }
-
-    /// What those that can spill leave free: with what caches keep it is always the same.
+    /// What those that can spill leave free: with what the cache of hot tables keeps it is always the same.
     pub(super) fn kept_free(&self) -> u64 {
-        self.limit / KEPT_FREE - self.kept_by_caches()
+        self.limit / KEPT_FREE - self.kept_hot()
     }
 
-    fn kept_by_caches(&self) -> u64 {
-        self.beside().1.min(self.limit / FOR_CACHES)
+    fn kept_hot(&self) -> u64 {
+        let reclaimers = self.reclaimers.read();
+        let held = reclaimers.iter().filter(|cache| cache.keeps_a_part()).map(|cache| cache.held()).sum::<u64>();
+        held.min(self.limit / FOR_HOT)
     }
 
     /// Sets `bytes` aside for a query of `claim`; `None` while there are not as many. More than the whole budget, less
@@ -269,7 +287,8 @@ impl Budget {
         let adds_to_crowd = claim.shares && self.is_crowded_with(&state);
         let kept = if adds_to_crowd { self.limit / KEPT_FREE } else { 0 };
         let is_full = bytes > self.free_for(claim, &state).saturating_sub(kept);
-        if (is_full && (others_run || adds_to_crowd)) || held + bytes > claim.principal_limit {
+        let is_over = held + bytes > claim.principal_limit && bytes > self.for_light(claim, &state);
+        if (is_full && (others_run || adds_to_crowd)) || is_over {
             return None;
         }
         state.held += bytes;
@@ -288,9 +307,12 @@ impl Budget {
 
     /// What is free for a query of `claim`.
     pub(super) fn free_for(&self, claim: &Claim, state: &State) -> u64 {
-        let free = self.free_of(state);
-        let for_light = FOR_LIGHT_MAX.min(self.limit / FOR_LIGHT).saturating_sub(state.light);
-        if claim.shares { free } else { free.max(for_light) }
+        self.free_of(state).max(self.for_light(claim, state))
+    }
+
+    /// What a query of `claim` gets whatever others hold, those of its principal as well: they would keep all light ones waiting.
+    pub(super) fn for_light(&self, claim: &Claim, state: &State) -> u64 {
+        if claim.shares { 0 } else { FOR_LIGHT_MAX.min(self.limit / FOR_LIGHT).saturating_sub(state.light) }
     }
 
     /// What is free, and what caches would let go of.
@@ -388,11 +410,27 @@ mod tests {
         assert_eq!(one.hold(101, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
         assert_eq!(heavy.hold(1601, Otherwise::Fails), Err(Refusal::Full { free: 0 }));
         assert!(budget.try_grant(&claim("c"), 1).is_none(), "heavy ones have no such part");
+        assert_eq!((one.lend(0), budget.held()), (60, 1600));
+        assert!(one.take_back(60, 0), "it is its part still");
         heavy.hold(1000, Otherwise::Fails).expect("less");
         let two = budget.try_grant(&light, 500).expect("it is free");
         drop((one, two, heavy));
         let state = budget.state.lock();
         assert_eq!((state.held, state.light), (0, 0));
+    }
+
+    #[test]
+    fn light_queries_have_their_part_beyond_what_their_principal_may_hold() {
+        let budget = Budget::new(1600);
+        let bounded = Claim { principal_limit: 400, ..claim("a") };
+        let _heavy = budget.try_grant(&bounded, 400).expect("all it may");
+        let light = Claim { shares: false, ..bounded };
+        let one = budget.try_grant(&light, 50).expect("of the part");
+        one.hold(100, Otherwise::Fails).expect("all of the part");
+        assert_eq!(one.hold(101, Otherwise::Fails), Err(Refusal::Principal { limit: 400 }));
+        assert!(budget.try_grant(&light, 1).is_none());
+        one.lend(0);
+        assert!(one.take_back(100, 0));
     }
 
     #[test]
@@ -513,16 +551,16 @@ mod tests {
         a.hold(400, Otherwise::Spills).expect("of the cache's");
         assert_eq!(cache.held(), 387, "and an eighth is left free or in the cache");
         assert_eq!(budget.free(), 388);
-        assert_eq!(budget.free_for_caches(), 0);
+        assert_eq!(budget.free_for_hot(), 0);
         assert_eq!(cache.reclaim(347), 347);
         budget.set_unaccounted(503);
-        assert_eq!(budget.free_for_caches(), 0, "as others have it");
+        assert_eq!(budget.free_for_hot(), 0, "as others have it");
         budget.set_unaccounted(450);
-        assert_eq!(budget.free_for_caches(), 22, "40 are there, and 62 may be");
+        assert_eq!(budget.free_for_hot(), 22, "40 are there, and 62 may be");
     }
 
     #[test]
-    fn caches_keep_a_part_from_those_that_can_do_without() {
+    fn the_hot_cache_keeps_a_part_from_those_that_can_do_without() {
         let budget = Budget::new(1600);
         let cache = Arc::new(Cache(AtomicU64::new(300)));
         budget.add_reclaimer(cache.clone());
@@ -544,6 +582,30 @@ mod tests {
         let alone = budget.try_grant(&claim("a"), 0).expect("it fits");
         alone.hold(1590, Otherwise::DoesWithout).expect("all there is");
         assert_eq!(cache.held(), 0);
+    }
+
+    #[test]
+    fn what_else_is_kept_goes_before_the_part_of_the_hot_cache() {
+        #[derive(Debug)]
+        struct Plans(Cache);
+        impl Reclaim for Plans {
+            fn reclaim(&self, bytes: u64) -> u64 {
+                self.0.reclaim(bytes)
+            }
+            fn held(&self) -> u64 {
+                self.0.held()
+            }
+        }
+        let budget = Budget::new(1600);
+        let (hot, plans) = (Arc::new(Cache(AtomicU64::new(150))), Arc::new(Plans(Cache(AtomicU64::new(200)))));
+        budget.add_reclaimer(hot.clone());
+        budget.add_reclaimer(plans.clone());
+        let a = budget.try_grant(&claim("a"), 1250).expect("it fits");
+        let b = budget.try_grant(&claim("b"), 0).expect("it fits");
+        b.hold(150, Otherwise::Spills).expect("of both");
+        assert_eq!((hot.held(), plans.held(), budget.free_for_hot()), (100, 0, 0));
+        assert_eq!(b.hold(151, Otherwise::Spills), Err(Refusal::Full { free: 0 }));
+        drop((a, b));
     }
 
     /// Random requests: the total never passes the limit, and nothing is left at the end.

@@ -112,13 +112,12 @@ impl Grant {
                 let kept = if otherwise == Otherwise::Spills { self.budget.kept_free() } else { 0 };
                 let (free, others) = {
                     let state = self.budget.state.lock();
-                    let own = if self.claim.shares { self.held() } else { 0 };
-                    (self.budget.free_for(&self.claim, &state), state.heavy() - own)
+                    (self.budget.free_for(&self.claim, &state), state.heavy().saturating_sub(self.held()))
                 };
                 let missing = (wanted.saturating_sub(self.held()) + kept).saturating_sub(free);
                 let got = match otherwise {
                     Otherwise::Spills => self.budget.reclaim_some(missing),
-                    Otherwise::DoesWithout if others > 0 => self.budget.reclaim_some(missing),
+                    Otherwise::DoesWithout if self.claim.shares && others > 0 => self.budget.reclaim_some(missing),
                     Otherwise::DoesWithout | Otherwise::Fails => self.budget.reclaim(missing),
                 };
                 if got == 0 {
@@ -143,7 +142,8 @@ impl Grant {
                 return Err(Refusal::Full { free });
             }
             let limit = self.claim.principal_limit;
-            if state.parties.get(&self.claim.principal).is_some_and(|party| party.held + more > limit) {
+            let is_over = state.parties.get(&self.claim.principal).is_some_and(|party| party.held + more > limit);
+            if is_over && more > self.budget.for_light(&self.claim, &state) {
                 return Err(Refusal::Principal { limit });
             }
             let kept = self.budget.kept_free();
@@ -228,13 +228,14 @@ impl Grant {
             let mut state = self.budget.state.lock();
             let (wanted, held) = (used.max(lent), self.held());
             let more = wanted.saturating_sub(held);
-            let missing = more.saturating_sub(self.budget.free_of(&state));
+            let missing = more.saturating_sub(self.budget.free_for(&self.claim, &state));
             if missing > 0 && state.held > state.uploaded + held {
                 return Err(missing);
             }
             let own = state.parties.get(&self.claim.principal);
             let others = own.map_or(0, |party| party.held - party.uploaded - held);
-            if others > 0 && own.is_some_and(|party| party.held + more > self.claim.principal_limit) {
+            let is_over = own.is_some_and(|party| party.held + more > self.claim.principal_limit);
+            if others > 0 && is_over && more > self.budget.for_light(&self.claim, &state) {
                 return Err(0);
             }
             self.bytes.store(lent, Ordering::Relaxed);

@@ -145,7 +145,7 @@ impl Memory {
         self.add_reclaimer(Arc::clone(hot) as _);
         if let Self::Fair(budget) = self {
             let budget = Arc::downgrade(budget);
-            hot.share_with_queries(move || budget.upgrade().map_or(0, |budget| budget.free_for_caches()));
+            hot.share_with_queries(move || budget.upgrade().map_or(0, |budget| budget.free_for_hot()));
         }
     }
 

@@ -77,4 +77,8 @@ impl Reclaim for Cache {
     fn held(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
+
+    fn keeps_a_part(&self) -> bool {
+        true
+    }
 }

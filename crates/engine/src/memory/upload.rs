@@ -52,7 +52,8 @@ impl UploadMemory {
         let held = self.bytes;
         let refused = match self.grow_once(&budget, bytes) {
             Ok(()) => return Ok(()),
-            Err(free) if free.others < bytes => free.others,
+            // Caches are not asked in vain.
+            Err(free) if free.others.min(free.lendable) < bytes => free.others.min(free.lendable),
             Err(free) => {
                 budget.reclaim(bytes - free.now.min(bytes));
                 match self.grow_once(&budget, bytes) {
@@ -82,7 +83,7 @@ impl UploadMemory {
             false => budget.free_of(&state),
         };
         if bytes > now.min(others) {
-            return Err(Free { now, others });
+            return Err(Free { now, lendable: budget.lendable_of(&state), others });
         }
         self.set(&mut state, self.bytes + bytes);
         Ok(())
@@ -100,8 +101,10 @@ impl UploadMemory {
 
 /// Why there is not enough for an upload.
 struct Free {
-    /// Bytes that are free now; caches may give some more.
+    /// Bytes that are free now.
     now: u64,
+    /// Those, and what caches may give.
+    lendable: u64,
     /// Bytes that uploads may have beside what other uploads have.
     others: u64,
 }
@@ -122,6 +125,7 @@ impl Drop for UploadMemory {
 mod tests {
     use super::super::budget::Reclaim;
     use super::super::grant::Claim;
+    use super::super::testing::Cache;
     use super::*;
 
     const MIB: u64 = 1 << 20;
@@ -181,27 +185,17 @@ mod tests {
 
     #[test]
     fn caches_give_way_to_uploads() {
-        #[derive(Debug)]
-        struct Kept(std::sync::atomic::AtomicU64);
-        impl Reclaim for Kept {
-            fn reclaim(&self, bytes: u64) -> u64 {
-                let bytes = bytes.min(self.held());
-                self.0.fetch_sub(bytes, std::sync::atomic::Ordering::Relaxed);
-                bytes
-            }
-
-            fn held(&self) -> u64 {
-                self.0.load(std::sync::atomic::Ordering::Relaxed)
-            }
-        }
         let (memory, budget) = memory(100 * MIB);
-        let cache = Arc::new(Kept((90 * MIB).into()));
+        let cache = Arc::new(Cache((90 * MIB).into()));
         memory.add_reclaimer(Arc::clone(&cache) as _);
         let mut upload = upload(&memory, u64::MAX);
         upload.grow(40 * MIB).expect("the cache gives it");
         assert_eq!((cache.held(), budget.held()), (60 * MIB, 40 * MIB));
         assert!(upload.grow(20 * MIB).is_err(), "more than the half of uploads");
         assert_eq!(cache.held(), 60 * MIB, "for which no cache is emptied");
+        let query = budget.try_grant(&claim("a"), 55 * MIB).expect("of the cache's");
+        assert!(upload.grow(10 * MIB).is_err(), "more than queries leave");
+        assert_eq!((cache.held(), query.held()), (60 * MIB, 55 * MIB), "nor for that");
     }
 
     #[test]
