@@ -267,6 +267,7 @@ mod tests {
     use arrow_flight::FlightData;
     use arrow_flight::decode::FlightRecordBatchStream;
     use datafusion::arrow::array::{DictionaryArray, Int32Array, Int64Array, StringArray, StringViewArray};
+    use datafusion::arrow::buffer::NullBuffer;
     use datafusion::arrow::datatypes::{Field, Int32Type};
     use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
     use futures::{StreamExt, TryStreamExt, executor::block_on, stream};
@@ -435,9 +436,11 @@ mod tests {
     fn a_column_of_numbers_goes_as_it_lies_in_memory_and_nothing_with_it() {
         let ints = Int64Array::from_iter_values(0..8000);
         let address = ints.values().inner().as_ptr().addr();
-        let input = batch_of(vec![Arc::new(ints)]);
-        for (start, rows) in [(0, 8000), (1000, 2000)] {
-            let messages = encoder_of(&input, "", 2 << 20).batch(&input.slice(start, rows)).expect("encode");
+        let first_is_null: NullBuffer = (0..8000).map(|row| row > 0).collect();
+        let with_null = Int64Array::new(ints.values().clone(), Some(first_is_null));
+        let (ints, with_null) = (batch_of(vec![Arc::new(ints)]), batch_of(vec![Arc::new(with_null)]));
+        for (input, start, rows) in [(&ints, 0, 8000), (&ints, 1000, 2000), (&with_null, 1000, 2000)] {
+            let messages = encoder_of(input, "", 2 << 20).batch(&input.slice(start, rows)).expect("encode");
             let [message] = &messages[..] else { panic!("{} messages", messages.len()) };
             assert_eq!(received(message).data_body.len(), rows * 8, "no validity");
             let values = message.clone().into_pieces().last().expect("values");
