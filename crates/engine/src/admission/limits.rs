@@ -41,7 +41,8 @@ pub struct PrincipalConfig {
     #[serde(with = "humantime_serde")]
     #[schemars(with = "Option<String>")]
     pub idle_stream_timeout: Option<Duration>,
-    /// The most memory all queries of this principal together may hold, such as `2GiB`.
+    /// The most memory all queries of this principal together may hold, such as `2GiB`; light ones have a sixteenth of the
+    /// server's beside it, 64 MiB at most.
     #[schemars(with = "Option<String>")]
     pub memory_limit: Option<ByteSize>,
     /// The most memory one query of this principal may hold, such as `1GiB`. Its sessions can lower it.

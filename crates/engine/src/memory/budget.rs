@@ -104,6 +104,8 @@ pub(super) struct Party {
     pub(super) held: u64,
     /// Of that, what uploads hold.
     pub(super) uploaded: u64,
+    /// Of that, what light queries hold.
+    pub(super) light: u64,
     /// Queries and uploads.
     pub(super) members: u64,
     /// The queries that count when shares are worked out.
@@ -261,11 +263,10 @@ impl Budget {
     /// what uploads hold, is granted as just that, and the only query is granted whatever it asks: it would wait for nobody.
     pub(crate) fn try_grant(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let grant = self.grant_once(claim, bytes).or_else(|| {
-            let (free, heavy) = {
+            let (missing, heavy) = {
                 let state = self.state.lock();
-                (self.free_for(claim, &state), state.heavy())
+                (self.missing(claim, &state, bytes.min(self.limit), 0), state.heavy())
             };
-            let missing = bytes.min(self.limit).saturating_sub(free);
             let got = if claim.shares && heavy > 0 { self.reclaim_some(missing) } else { self.reclaim(missing) };
             (got > 0).then(|| self.grant_once(claim, bytes)).flatten()
         });
@@ -279,7 +280,7 @@ impl Budget {
     fn grant_once(self: &Arc<Self>, claim: &Claim, bytes: u64) -> Option<Grant> {
         let mut state = self.state.lock();
         let known = state.parties.get(&claim.principal);
-        let (held, uploaded) = known.map_or((0, 0), |party| (party.held, party.uploaded));
+        let uploaded = known.map_or(0, |party| party.uploaded);
         let most = self.limit.saturating_sub(state.uploaded).min(claim.principal_limit.saturating_sub(uploaded));
         let bytes = bytes.min(most);
         // Who runs alone has what it needs in any case, unless it adds to what no client takes. Then some is kept for the light.
@@ -287,8 +288,7 @@ impl Budget {
         let adds_to_crowd = claim.shares && self.is_crowded_with(&state);
         let kept = if adds_to_crowd { self.limit / KEPT_FREE } else { 0 };
         let is_full = bytes > self.free_for(claim, &state).saturating_sub(kept);
-        let is_over = held + bytes > claim.principal_limit && bytes > self.for_light(claim, &state);
-        if (is_full && (others_run || adds_to_crowd)) || is_over {
+        if (is_full && (others_run || adds_to_crowd)) || self.is_over_own(claim, &state, bytes) {
             return None;
         }
         state.held += bytes;
@@ -296,6 +296,7 @@ impl Budget {
         let party = state.parties.entry(claim.principal.clone()).or_default();
         party.priority = claim.priority;
         party.held += bytes;
+        party.light += if claim.shares { 0 } else { bytes };
         party.members += 1;
         party.sharing += u64::from(claim.shares);
         Some(Grant::new(Arc::clone(self), claim.clone(), bytes))
@@ -312,7 +313,29 @@ impl Budget {
 
     /// What a query of `claim` gets whatever others hold, those of its principal as well: they would keep all light ones waiting.
     pub(super) fn for_light(&self, claim: &Claim, state: &State) -> u64 {
-        if claim.shares { 0 } else { FOR_LIGHT_MAX.min(self.limit / FOR_LIGHT).saturating_sub(state.light) }
+        if claim.shares { 0 } else { self.part_of_light().saturating_sub(state.light) }
+    }
+
+    fn part_of_light(&self) -> u64 {
+        FOR_LIGHT_MAX.min(self.limit / FOR_LIGHT)
+    }
+
+    /// Whether `more` bytes for a query of `claim` are more than its principal may hold. What light queries have as their
+    /// part, they have beside that.
+    pub(super) fn is_over_own(&self, claim: &Claim, state: &State, more: u64) -> bool {
+        let held = state.parties.get(&claim.principal).map_or(0, |party| match claim.shares {
+            true => party.held - party.light.min(self.part_of_light()),
+            false => party.held,
+        });
+        held + more > claim.principal_limit && more > self.for_light(claim, state)
+    }
+
+    /// What caches would have to let go of for a query of `claim` to have `more` bytes, and leave `kept`.
+    pub(super) fn missing(&self, claim: &Claim, state: &State, more: u64, kept: u64) -> u64 {
+        match more + kept <= self.free_for(claim, state) {
+            true => 0,
+            false => (more + kept).saturating_sub(self.free_of(state)),
+        }
     }
 
     /// What is free, and what caches would let go of.
@@ -414,6 +437,12 @@ mod tests {
         assert!(one.take_back(60, 0), "it is its part still");
         heavy.hold(1000, Otherwise::Fails).expect("less");
         let two = budget.try_grant(&light, 500).expect("it is free");
+        drop((two, heavy));
+        let heavy = budget.try_grant(&claim("a"), 1240).expect("it fits");
+        let cache = Arc::new(Cache(AtomicU64::new(300)));
+        budget.add_reclaimer(cache.clone());
+        let two = budget.try_grant(&light, 50).expect("more than is left of the part");
+        assert_eq!(cache.held(), 250, "of the cache's");
         drop((one, two, heavy));
         let state = budget.state.lock();
         assert_eq!((state.held, state.light), (0, 0));
@@ -423,7 +452,8 @@ mod tests {
     fn light_queries_have_their_part_beyond_what_their_principal_may_hold() {
         let budget = Budget::new(1600);
         let bounded = Claim { principal_limit: 400, ..claim("a") };
-        let _heavy = budget.try_grant(&bounded, 400).expect("all it may");
+        let heavy = budget.try_grant(&bounded, 0).expect("it fits");
+        heavy.hold(400, Otherwise::Fails).expect("all it may");
         let light = Claim { shares: false, ..bounded };
         let one = budget.try_grant(&light, 50).expect("of the part");
         one.hold(100, Otherwise::Fails).expect("all of the part");
@@ -431,6 +461,9 @@ mod tests {
         assert!(budget.try_grant(&light, 1).is_none());
         one.lend(0);
         assert!(one.take_back(100, 0));
+        heavy.hold(300, Otherwise::Fails).expect("less");
+        heavy.hold(400, Otherwise::Fails).expect("all it may, whatever light ones hold");
+        assert_eq!(heavy.hold(401, Otherwise::Fails), Err(Refusal::Principal { limit: 400 }));
     }
 
     #[test]

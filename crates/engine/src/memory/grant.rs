@@ -110,11 +110,11 @@ impl Grant {
         match self.hold_once(wanted, otherwise) {
             Err(refusal @ Refusal::Full { .. }) => {
                 let kept = if otherwise == Otherwise::Spills { self.budget.kept_free() } else { 0 };
-                let (free, others) = {
+                let (missing, others) = {
                     let state = self.budget.state.lock();
-                    (self.budget.free_for(&self.claim, &state), state.heavy().saturating_sub(self.held()))
+                    let more = wanted.saturating_sub(self.held());
+                    (self.budget.missing(&self.claim, &state, more, kept), state.heavy().saturating_sub(self.held()))
                 };
-                let missing = (wanted.saturating_sub(self.held()) + kept).saturating_sub(free);
                 let got = match otherwise {
                     Otherwise::Spills => self.budget.reclaim_some(missing),
                     Otherwise::DoesWithout if self.claim.shares && others > 0 => self.budget.reclaim_some(missing),
@@ -141,13 +141,11 @@ impl Grant {
             if more > free {
                 return Err(Refusal::Full { free });
             }
-            let limit = self.claim.principal_limit;
-            let is_over = state.parties.get(&self.claim.principal).is_some_and(|party| party.held + more > limit);
-            if is_over && more > self.budget.for_light(&self.claim, &state) {
-                return Err(Refusal::Principal { limit });
+            if self.budget.is_over_own(&self.claim, &state, more) {
+                return Err(Refusal::Principal { limit: self.claim.principal_limit });
             }
             let kept = self.budget.kept_free();
-            if can_spill && free - more < kept {
+            if can_spill && free - more < kept && more > self.budget.for_light(&self.claim, &state) {
                 return Err(Refusal::Full { free: free.saturating_sub(kept) });
             }
             // What only a cache has is nobody's share. Of what is measured more may be there than a moment ago.
@@ -228,14 +226,13 @@ impl Grant {
             let mut state = self.budget.state.lock();
             let (wanted, held) = (used.max(lent), self.held());
             let more = wanted.saturating_sub(held);
-            let missing = more.saturating_sub(self.budget.free_for(&self.claim, &state));
+            let missing = self.budget.missing(&self.claim, &state, more, 0);
             if missing > 0 && state.held > state.uploaded + held {
                 return Err(missing);
             }
             let own = state.parties.get(&self.claim.principal);
             let others = own.map_or(0, |party| party.held - party.uploaded - held);
-            let is_over = own.is_some_and(|party| party.held + more > self.claim.principal_limit);
-            if others > 0 && is_over && more > self.budget.for_light(&self.claim, &state) {
+            if others > 0 && self.budget.is_over_own(&self.claim, &state, more) {
                 return Err(0);
             }
             self.bytes.store(lent, Ordering::Relaxed);
@@ -269,6 +266,9 @@ impl Grant {
         }
         if let Some(party) = state.parties.get_mut(&self.claim.principal) {
             party.held = party.held - held + wanted;
+            if !self.claim.shares {
+                party.light = party.light - held + wanted;
+            }
         }
     }
 }

@@ -193,7 +193,7 @@ mod tests {
         assert_eq!((cache.held(), budget.held()), (60 * MIB, 40 * MIB));
         assert!(upload.grow(20 * MIB).is_err(), "more than the half of uploads");
         assert_eq!(cache.held(), 60 * MIB, "for which no cache is emptied");
-        let query = budget.try_grant(&claim("a"), 55 * MIB).expect("of the cache's");
+        let query = budget.try_grant(&claim("a"), 55 * MIB).expect("it runs alone");
         assert!(upload.grow(10 * MIB).is_err(), "more than queries leave");
         assert_eq!((cache.held(), query.held()), (60 * MIB, 55 * MIB), "nor for that");
     }
