@@ -291,15 +291,11 @@ impl Budget {
         if (is_full && (others_run || adds_to_crowd)) || self.is_over_own(claim, &state, bytes) {
             return None;
         }
-        state.held += bytes;
-        state.light += if claim.shares { 0 } else { bytes };
         let party = state.parties.entry(claim.principal.clone()).or_default();
         party.priority = claim.priority;
-        party.held += bytes;
-        party.light += if claim.shares { 0 } else { bytes };
         party.members += 1;
         party.sharing += u64::from(claim.shares);
-        Some(Grant::new(Arc::clone(self), claim.clone(), bytes))
+        Some(Grant::new(Arc::clone(self), claim.clone(), &mut state, bytes))
     }
 
     pub(super) fn free_of(&self, state: &State) -> u64 {

@@ -77,9 +77,11 @@ pub(crate) struct Grant {
 }
 
 impl Grant {
-    /// Of `bytes`, which the budget's state counts already.
-    pub(super) fn new(budget: Arc<Budget>, claim: Claim, bytes: u64) -> Self {
-        Self { budget, claim, bytes: bytes.into(), held: bytes.into(), waiters: 0.into() }
+    /// Of `bytes`, which are counted in the budget's `state`. Its principal has its part there.
+    pub(super) fn new(budget: Arc<Budget>, claim: Claim, state: &mut State, bytes: u64) -> Self {
+        let grant = Self { budget, claim, bytes: bytes.into(), held: 0.into(), waiters: 0.into() };
+        grant.set(state, bytes);
+        grant
     }
 
     /// Bytes set aside for the query.
@@ -144,8 +146,8 @@ impl Grant {
             if self.budget.is_over_own(&self.claim, &state, more) {
                 return Err(Refusal::Principal { limit: self.claim.principal_limit });
             }
-            let kept = self.budget.kept_free();
-            if can_spill && free - more < kept && more > self.budget.for_light(&self.claim, &state) {
+            let kept = if can_spill { self.budget.kept_free() } else { 0 };
+            if free - more < kept && more > self.budget.for_light(&self.claim, &state) {
                 return Err(Refusal::Full { free: free.saturating_sub(kept) });
             }
             // What only a cache has is nobody's share. Of what is measured more may be there than a moment ago.

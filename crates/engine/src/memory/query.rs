@@ -224,17 +224,15 @@ impl QueryMemory {
                     let gives_way = before.gives_way(after) && !consumers.hands_on(id, reservation);
                     let fair =
                         if gives_way { self.fair(&consumers, before, after, consumers.is_sort(id)) } else { Ok(()) };
-                    let needs_it = self.is_final.load(Ordering::Relaxed)
-                        && !gives_way
-                        && !goes_on_without(reservation.consumer().name());
-                    let held = |refusal: Refusal| {
-                        for_now = needs_it && matches!(refusal, Refusal::Full { .. });
-                        refusal.to_string()
+                    let is_final = self.is_final.load(Ordering::Relaxed);
+                    let otherwise = match gives_way {
+                        true => Otherwise::Spills,
+                        false if is_final && !goes_on_without(reservation.consumer().name()) => Otherwise::Fails,
+                        false => Otherwise::DoesWithout,
                     };
-                    let otherwise = match (gives_way, needs_it) {
-                        (true, _) => Otherwise::Spills,
-                        (false, true) => Otherwise::Fails,
-                        (false, false) => Otherwise::DoesWithout,
+                    let held = |refusal: Refusal| {
+                        for_now = otherwise == Otherwise::Fails && matches!(refusal, Refusal::Full { .. });
+                        refusal.to_string()
                     };
                     fair.and_then(|()| grant.hold(used, otherwise).map_err(held))
                 }
