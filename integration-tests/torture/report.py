@@ -184,8 +184,9 @@ def cancel(results):
     text = """## From a cancel until all is released
 
 Released: the server runs nothing, holds no memory for queries, and has nothing on disk. Operators are dropped when they next give
-others a turn. Two of DataFusion's take long over one: an aggregate that sorts all its groups before it spills them, and a hash join
-that copies its build side into one batch and hashes it. A window function with `FILTER` gives none before it is through its partition,
+others a turn. Two of DataFusion's take long over one: an aggregate that sorts its groups before it spills them, and a hash join that
+copies its build side into one batch and hashes it. What an aggregate sorts is cut into slices where it has more than one partition; of
+one partition it is all there is room for. A window function with `FILTER` gives none before it is through its partition,
 because DataFusion lets nobody make such a function anew with one that looks.
 
 """

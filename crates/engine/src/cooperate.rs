@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::passing::passes_rows_on;
 
 /// How long a query works before it gives way. A small query waits about this long for each heavy one.
-const SLICE: Duration = Duration::from_millis(1);
+pub(crate) const TURN: Duration = Duration::from_millis(1);
 
 /// Operators whose output is not bounded by a few times their input, or that give it long after their input
 /// has ended.
@@ -98,7 +98,7 @@ impl Stream for Cooperate {
         if self.cancel.is_cancelled() {
             return Poll::Ready(Some(Err(DataFusionError::External(Box::new(Error::Cancelled)))));
         }
-        if self.since.get_or_insert_with(Instant::now).elapsed() >= SLICE {
+        if self.since.get_or_insert_with(Instant::now).elapsed() >= TURN {
             self.since = None;
             cx.waker().wake_by_ref();
             return Poll::Pending;

@@ -13,6 +13,7 @@
 //! | `distinct` | distinct counts reserve what they hold, and give it back when they spill |
 //! | `apart` | distinct counts of a whole table, one after the other |
 //! | `counted` | the distinct values of all groups in one table |
+//! | `slices` | large aggregates sort what they spill a slice at a time |
 
 mod apart;
 mod collected;
@@ -23,6 +24,7 @@ mod joins;
 mod kept;
 mod running;
 mod size;
+mod slices;
 #[cfg(test)]
 mod testing;
 mod topk;
@@ -36,6 +38,7 @@ use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 pub(crate) use apart::careful_logical;
 pub(crate) use compact::{compact, copy};
 pub(crate) use running::RunningWindowExec;
+pub(crate) use slices::SlicesExec;
 pub(crate) use windows::WindowByPartitionExec;
 
 use crate::hidden::hidden_option;
@@ -71,6 +74,7 @@ pub(crate) fn rules() -> Vec<Arc<dyn PhysicalOptimizerRule + Send + Sync>> {
     rules.push(Arc::new(windows::ByPartition));
     rules.push(Arc::new(running::RunAlong));
     rules.push(Arc::new(topk::FitTopK));
+    rules.push(Arc::new(slices::SliceAggregates::default()));
     rules.push(Arc::new(compact::Compact));
     rules.push(Arc::new(updraft_hot::LoadOnce));
     rules

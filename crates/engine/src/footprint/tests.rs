@@ -14,7 +14,7 @@ use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::parquet::arrow::ArrowWriter;
 use datafusion::parquet::file::properties::WriterProperties;
-use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
 use datafusion::prelude::SessionConfig;
 use tempfile::TempDir;
 use tokio::runtime::Handle;
@@ -25,7 +25,7 @@ use super::shape::ScanSize;
 use super::width::Widths;
 use super::{Footprint, of, partitions_for, scan, scan_size};
 use crate::config::Config;
-use crate::fit;
+use crate::fit::{self, Fit};
 use crate::plan::Planner;
 use crate::sql::{self, Parsed};
 
@@ -137,6 +137,26 @@ async fn a_scan_holds_memory_in_proportion_to_its_partitions_and_columns() {
     // 216 bytes of text, 116 of the word, four numbers of 8: two batches in the scan, two in the filter, two outside.
     let batches = 6 * 8192 * (216 + 116 + 32);
     assert!((batches..2 * batches).contains(&one), "{one} in place of {batches} and a row group");
+}
+
+#[tokio::test]
+async fn slices_of_an_aggregate_spill_one_after_the_other() {
+    let lake = Lake::new().await;
+    let sql = "SELECT a.comment, count(*) FROM wide a JOIN wide b ON a.few = b.few GROUP BY 1";
+    let whole = lake.weigh(sql, 2).await;
+    let mut state = lake.state(2);
+    let fit = Fit { room: 512 << 20, careful: false };
+    state.config_mut().options_mut().extensions.insert(fit);
+    let logical = lake.logical(&mut state, sql).await;
+    let plan = state.query_planner().create_physical_plan(&logical, &state).await.expect(sql);
+    let shown = displayable(plan.as_ref()).indent(false).to_string();
+    assert!(shown.contains("SlicesExec: slices=8"), "{shown}");
+    let slices = of(&plan, 8192, CLIENT);
+    // The exchange has a batch for each to fill, and no more than that.
+    let batch = 8192 * (216 + 8);
+    assert!(slices.minimum - whole.minimum <= 14 * batch, "{slices:?} {whole:?}");
+    assert!(slices.unaccounted - whole.unaccounted <= 14 * batch, "{slices:?} {whole:?}");
+    assert_eq!(slices.spillers, whole.spillers);
 }
 
 #[tokio::test]

@@ -26,6 +26,7 @@ use super::phases::Phases;
 use super::scan::{self, Scan};
 use super::width::Widths;
 use crate::dense::DenseAggregateExec;
+use crate::fit::SlicesExec;
 
 /// Rows that the tables of `information_schema` are taken to have; nothing else of ours streams tables.
 const METADATA_ROWS: u64 = 10_000;
@@ -80,6 +81,8 @@ pub(super) struct Walk {
     batch_rows: u64,
     widths: Widths,
     statistics: StatisticsContext,
+    /// How many partitions of the operator that comes next are at work one after the other.
+    slices: u64,
     pub(super) sums: Sums,
 }
 
@@ -97,7 +100,7 @@ pub(super) fn weigh(plan: &dyn ExecutionPlan, batch_size: usize) -> (Need, Sums)
         compared: 0,
     };
     let statistics = StatisticsContext::new();
-    let mut walk = Walk { batch_rows: batch_size as u64, widths: Widths::default(), statistics, sums };
+    let mut walk = Walk { batch_rows: batch_size as u64, widths: Widths::default(), statistics, slices: 1, sums };
     let root = walk.visit(plan);
     (root, walk.sums)
 }
@@ -105,6 +108,8 @@ pub(super) fn weigh(plan: &dyn ExecutionPlan, batch_size: usize) -> (Need, Sums)
 impl Walk {
     fn visit(&mut self, plan: &dyn ExecutionPlan) -> Need {
         let partitions = plan.output_partitioning().partition_count();
+        let at_once = partitions as u64 / self.slices;
+        self.slices = plan.downcast_ref::<SlicesExec>().map_or(1, |slices| slices.slices() as u64);
         self.sums.partitions = self.sums.partitions.max(partitions);
         if let Some(source) = plan.downcast_ref::<DataSourceExec>() {
             return self.source(source, partitions as u64);
@@ -120,7 +125,7 @@ impl Walk {
         let input = inputs.iter().map(|input| input.batch).max().unwrap_or_default();
         let pinned = inputs.iter().fold(0, |sum: u64, input| sum.saturating_add(input.pinned));
         let given = inputs.iter().fold(0, |sum: u64, input| sum.saturating_add(input.rows_max));
-        let place = Place { partitions: partitions as u64, from: from as u64, rows, batch, input, pinned, given };
+        let place = Place { partitions: at_once, from: from as u64, rows, batch, input, pinned, given };
         let (manner, own) = operators::own(self, plan, place);
         let merges = plan.is::<CoalescePartitionsExec>() || plan.is::<SortPreservingMergeExec>();
         Need {

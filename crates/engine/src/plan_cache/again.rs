@@ -33,7 +33,7 @@ use updraft_hot::HotSource;
 use crate::footprint::{Footprint, Shape};
 
 /// Nodes of this crate that begin anew when they are made anew.
-const OURS: [&str; 2] = ["CompactExec", "DenseAggregateExec"];
+const OURS: [&str; 3] = ["CompactExec", "DenseAggregateExec", "SlicesExec"];
 
 /// The most bytes of constants in a result that is at hand: a client that never takes it may keep that long.
 const AT_HAND_BYTES: usize = 4 << 10;
