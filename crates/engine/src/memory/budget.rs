@@ -77,8 +77,6 @@ pub(crate) struct Budget {
     unaccounted: AtomicU64,
     /// Somebody waits for a grant that did not fit.
     pub(super) wanted: AtomicBool,
-    /// Queries that wait for others to let go of memory.
-    pub(super) waiting: AtomicU64,
     pub(super) state: Mutex<State>,
     reclaimers: RwLock<Vec<Arc<dyn Reclaim>>>,
     /// Called when a query has given back what it held.
@@ -96,6 +94,8 @@ pub(super) struct State {
     /// What queries that ended have left for their clients. Who would be let in alone does not wait for it.
     unsent: u64,
     pub(super) parties: HashMap<Principal, Party>,
+    /// What each query holds that waits for others to let go of memory.
+    pub(super) waiting: Vec<u64>,
 }
 
 /// One principal's part in the budget; gone with its last query and upload.
@@ -126,7 +126,6 @@ impl Budget {
             limit,
             unaccounted: AtomicU64::new(0),
             wanted: AtomicBool::new(false),
-            waiting: AtomicU64::new(0),
             state: Mutex::default(),
             reclaimers: RwLock::default(),
             freed: OnceLock::new(),

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
+use parking_lot::Mutex;
 use updraft_auth::Principal;
 
 use super::budget::{Budget, KEPT_FREE, State};
@@ -72,14 +73,21 @@ pub(crate) struct Grant {
     bytes: AtomicU64,
     /// The greater of that and what is used. Changed under the budget's lock only.
     held: AtomicU64,
-    /// Of its threads, those that wait now.
-    waiters: AtomicU64,
+    waiters: Mutex<Waiters>,
+}
+
+/// The threads of a query that wait for memory now.
+#[derive(Debug, Default)]
+struct Waiters {
+    threads: u64,
+    /// What the query held when the first of them began.
+    held: u64,
 }
 
 impl Grant {
     /// Of `bytes`, which are counted in the budget's `state`. Its principal has its part there.
     pub(super) fn new(budget: Arc<Budget>, claim: Claim, state: &mut State, bytes: u64) -> Self {
-        let grant = Self { budget, claim, bytes: bytes.into(), held: 0.into(), waiters: 0.into() };
+        let grant = Self { budget, claim, bytes: bytes.into(), held: 0.into(), waiters: Mutex::default() };
         grant.set(state, bytes);
         grant
     }
@@ -169,9 +177,7 @@ impl Grant {
             return;
         }
         hand_over::blocking(|| {
-            if self.waiters.fetch_add(1, Ordering::Relaxed) == 0 {
-                self.budget.waiting.fetch_add(1, Ordering::Relaxed);
-            }
+            self.set_waiting(true);
             let since = Instant::now();
             let before = Duration::from_micros(waited.load(Ordering::Relaxed));
             while before + since.elapsed() < self.patience() {
@@ -183,19 +189,39 @@ impl Grant {
                 }
             }
             waited.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
-            if self.waiters.fetch_sub(1, Ordering::Relaxed) == 1 {
-                self.budget.waiting.fetch_sub(1, Ordering::Relaxed);
-            }
+            self.set_waiting(false);
         });
     }
 
-    /// How long the query may have waited in all, as things are: when everybody waits, somebody has to do without.
+    /// One thread more waits, or one less.
+    fn set_waiting(&self, waits: bool) {
+        let mut state = self.budget.state.lock();
+        let mut waiters = self.waiters.lock();
+        match waits {
+            true => waiters.threads += 1,
+            false => waiters.threads -= 1,
+        }
+        match (waits, waiters.threads) {
+            (true, 1) => {
+                waiters.held = self.held();
+                state.waiting.push(waiters.held);
+            }
+            (false, 0) => {
+                let at = state.waiting.iter().position(|held| *held == waiters.held);
+                at.map(|at| state.waiting.swap_remove(at));
+            }
+            _ => {}
+        }
+    }
+
+    /// How long the query may have waited in all, as things are: when everybody waits, who holds the most has to do without.
     fn patience(&self) -> Duration {
         let state = self.budget.state.lock();
         let queries: u64 = state.parties.values().map(|party| party.sharing).sum();
         let others_hold = state.held > state.uploaded + self.held();
         match others_hold {
-            true if queries > self.budget.waiting.load(Ordering::Relaxed) => PATIENCE,
+            true if queries > state.waiting.len() as u64 => PATIENCE,
+            true if state.waiting.iter().any(|held| *held > self.waiters.lock().held) => PATIENCE,
             false if self.budget.is_more_than_cached() => PATIENCE_ALONE,
             _ => Duration::ZERO,
         }

@@ -431,6 +431,27 @@ mod tests {
     }
 
     #[test]
+    fn of_those_that_wait_for_each_other_the_largest_gives_up() {
+        let budget = Budget::new(1000);
+        let queries = [350, 150].map(|holds| {
+            let (memory, pool) = query(&budget, 0, 1000);
+            memory.set_final();
+            let build = MemoryConsumer::new("HashJoinInput[0]").register(&pool);
+            build.try_grow(holds).expect("it is free");
+            (memory, build)
+        });
+        let threads = queries.map(|(memory, build)| {
+            std::thread::spawn(move || {
+                let outcome = build.try_grow(100);
+                drop((memory, build));
+                outcome
+            })
+        });
+        let outcomes = threads.map(|thread| thread.join().expect("it ends"));
+        assert!(matches!(outcomes, [Err(_), Ok(())]), "{outcomes:?}");
+    }
+
+    #[test]
     fn who_waits_for_others_ends_when_its_query_does() {
         let cancels = |held: MemoryReservation, cancel: CancellationToken| {
             std::thread::sleep(Duration::from_millis(50));
