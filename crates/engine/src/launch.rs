@@ -17,7 +17,6 @@ use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use datafusion::prelude::SessionConfig;
 use futures::{Stream, StreamExt, stream};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
 
 use crate::admission::{Lane, Parked, Permit};
 use crate::config::Partitions;
@@ -64,7 +63,7 @@ pub(crate) struct Fitted {
     /// Where it waits for its turn, and where it runs.
     pub(crate) lane: Lane,
     /// What its operators look at.
-    cancel: CancellationToken,
+    pub(crate) cancel: CancellationToken,
 }
 
 /// What a run holds from its turn to its end.
@@ -107,8 +106,7 @@ pub(crate) async fn launch(
 ) -> Result<SendableRecordBatchStream, Error> {
     let batches = match attempt(engine, planned, fitted, run).await {
         Err(error) if error.is_refusal() && engine.memory().counts_all() && !run.cancel.is_cancelled() => {
-            info!(query_id = %run.id, %error, "out of memory; trying once more with less at a time");
-            run.begins_anew();
+            run.begins_anew(&error);
             attempt(engine, planned, fit(engine, planned, ready, &run.cancel, Effort::Careful).await?, run).await?
         }
         outcome => outcome?,
@@ -137,15 +135,8 @@ async fn attempt(
     if !another_may_follow {
         turn.set_final();
     }
-    // An operator that looks at the token says that it was cancelled, or that it could not write, and not why.
-    let ended = |error: DataFusionError| if cancel.is_cancelled() { run.cancelled() } else { error.into() };
-    let batches = execute_stream(fitted.plan, Arc::clone(&turn.context)).map_err(ended)?;
-    let mut batches = Held { batches, turn };
-    let first = tokio::select! {
-        biased;
-        () = cancel.cancelled() => return Err(run.cancelled()),
-        first = batches.next() => first.transpose().map_err(ended)?,
-    };
+    let batches = execute_stream(fitted.plan, Arc::clone(&turn.context));
+    let (first, batches) = first_of(batches, turn, &cancel, run).await?;
     run.trial_is_over();
     if cancel.is_cancelled() {
         // It was ended while its first rows were made. Nobody has seen them.
@@ -153,9 +144,34 @@ async fn attempt(
     }
     batches.turn.set_final();
     ends.disarm();
+    Ok(after(first, batches))
+}
+
+/// The first of `batches`, which are made with `turn`, and the others. It ends with `cancel`, which their operators look at.
+///
+/// # Errors
+/// What DataFusion says; why `run` or its attempt was cancelled.
+pub(crate) async fn first_of(
+    batches: Result<SendableRecordBatchStream, DataFusionError>,
+    turn: Arc<Turn>,
+    cancel: &CancellationToken,
+    run: &Run,
+) -> Result<(Option<RecordBatch>, Held), Error> {
+    // An operator that looks at the token says that it was cancelled, or that it could not write, and not why.
+    let ended = |error: DataFusionError| if cancel.is_cancelled() { run.cancelled() } else { error.into() };
+    let mut batches = Held { batches: batches.map_err(ended)?, turn };
+    let first = tokio::select! {
+        biased;
+        () = cancel.cancelled() => return Err(run.cancelled()),
+        first = batches.next() => first.transpose().map_err(ended)?,
+    };
+    Ok((first, batches))
+}
+
+/// `first`, then `batches`.
+pub(crate) fn after(first: Option<RecordBatch>, batches: Held) -> SendableRecordBatchStream {
     let schema = batches.schema();
-    let all = stream::iter(first.map(Ok)).chain(batches);
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, all)))
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream::iter(first.map(Ok)).chain(batches)))
 }
 
 /// The physical plan of `ready`, split only so far that what it needs is free. It ends with `cancel`, and may be ended

@@ -1,28 +1,28 @@
 //! A result whose partitions several clients' streams share out among themselves.
 //!
 //! Until the first part is fetched, all there is of it is how many parts there are: a client may ask for any number of
-//! results and fetch none. Who fetches first has it planned and waits for its turn, for all. From then on the streams end
-//! together when the query is cancelled, has to give way, or is out of time; a client that drops one of them keeps the
-//! others.
+//! results and fetch none. Who fetches first has it planned and waits for its turn, for all. When memory is refused to one of
+//! the streams before any of them has given rows, all begin anew, carefully. Otherwise they end together when the query is
+//! cancelled, has to give way, or is out of time; a client that drops one of them keeps the others.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use datafusion::arrow::array::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use futures::stream;
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::admission::Lane;
 use crate::engine::Engine;
 use crate::error::Error;
-use crate::launch::{Effort, Held, Turn, fit};
+use crate::launch::{Effort, Held, Turn, after, first_of, fit};
 use crate::plan::Planned;
 use crate::plan_cache::Ready;
 use crate::query::Run;
@@ -38,7 +38,8 @@ pub(crate) struct Parts {
     /// One for each part; true = somebody fetches or fetched it.
     claimed: Mutex<Vec<bool>>,
     /// Made by who fetches first, for all.
-    begun: OnceCell<Begun>,
+    begun: tokio::sync::Mutex<Option<Arc<Begun>>>,
+    progress: Mutex<Progress>,
     end: Arc<SharedEnd>,
 }
 
@@ -47,6 +48,18 @@ pub(crate) struct Parts {
 struct Begun {
     plan: Arc<dyn ExecutionPlan>,
     turn: Arc<Turn>,
+    effort: Effort,
+    /// Ends it, so that another may begin.
+    cancel: CancellationToken,
+}
+
+/// How far the parts have come, together.
+#[derive(Debug)]
+struct Progress {
+    /// How they are tried now.
+    effort: Effort,
+    /// Somebody was given rows, or told that there are none: too late for another attempt.
+    has_shown: bool,
 }
 
 /// A part that is its holder's to fetch.
@@ -92,7 +105,54 @@ impl Parts {
     /// `parts` parts that nobody fetches yet.
     pub(crate) fn new(parts: usize) -> Self {
         let end = SharedEnd { cancel: CancellationToken::new(), why: Arc::default(), wanted: AtomicUsize::new(parts) };
-        Self { claimed: Mutex::new(vec![false; parts]), begun: OnceCell::new(), end: Arc::new(end) }
+        let progress = Mutex::new(Progress { effort: Effort::InParts, has_shown: false });
+        Self { claimed: Mutex::new(vec![false; parts]), begun: Default::default(), progress, end: Arc::new(end) }
+    }
+
+    /// What the parts are read from when they are tried with `effort`. What was tried before ends.
+    async fn begun(
+        &self,
+        engine: &Engine,
+        planned: &Planned,
+        ready: &Ready,
+        effort: Effort,
+    ) -> Result<Arc<Begun>, Error> {
+        let mut begun = self.begun.lock().await;
+        if self.progress.lock().effort != effort {
+            // Another stream has seen to it meanwhile.
+            return Err(Error::Cancelled);
+        }
+        if let Some(begun) = begun.as_ref().filter(|begun| begun.effort == effort) {
+            return Ok(Arc::clone(begun));
+        }
+        if let Some(before) = begun.take() {
+            before.cancel.cancel();
+        }
+        let fitted = fit(engine, planned, ready, &self.end.cancel, effort).await?;
+        let turn = fitted.turn(engine, planned).await?;
+        if effort == Effort::Careful || !engine.memory().counts_all() {
+            turn.set_final();
+        }
+        let new = Arc::new(Begun { plan: fitted.plan, turn, effort, cancel: fitted.cancel });
+        *begun = Some(Arc::clone(&new));
+        Ok(new)
+    }
+
+    /// Whether what came of an attempt with `effort` may be shown; then no other follows.
+    fn may_show(&self, effort: Effort) -> bool {
+        let mut progress = self.progress.lock();
+        progress.has_shown |= progress.effort == effort;
+        progress.effort == effort
+    }
+
+    /// Whether another attempt takes the place of one with `effort`, because it does already, or because this one
+    /// was `refused` memory.
+    fn begin_anew(&self, effort: Effort, refused: bool) -> bool {
+        let mut progress = self.progress.lock();
+        if refused && !progress.has_shown {
+            progress.effort = Effort::Careful;
+        }
+        progress.effort != effort
     }
 
     fn unclaimed(&self) -> usize {
@@ -147,21 +207,43 @@ impl Claimed {
         ready: &Ready,
         run: &Run,
     ) -> Result<SendableRecordBatchStream, Error> {
-        let Parts { claimed, begun, end } = &*self.parts;
-        let begin = async || {
-            let fitted = fit(engine, planned, ready, &end.cancel, Effort::InParts).await?;
-            let turn = fitted.turn(engine, planned).await?;
-            turn.set_final();
-            Ok::<_, Error>(Begun { plan: fitted.plan, turn })
-        };
-        let Begun { plan, turn } = begun.get_or_try_init(begin).await?;
+        loop {
+            let effort = self.parts.progress.lock().effort;
+            let error = match self.attempt(engine, planned, ready, run, effort).await {
+                Ok((first, batches)) if self.parts.may_show(effort) => {
+                    batches.turn.set_final();
+                    return Ok(after(first, batches));
+                }
+                Ok(_) => run.cancelled(),
+                Err(error) => error,
+            };
+            let refused = error.is_refusal() && engine.memory().counts_all();
+            if run.cancel.is_cancelled() || !self.parts.begin_anew(effort, refused) {
+                return Err(error);
+            }
+            run.begins_anew(&error);
+        }
+    }
+
+    /// Runs the part up to its first batch.
+    async fn attempt(
+        &self,
+        engine: &Engine,
+        planned: &Planned,
+        ready: &Ready,
+        run: &Run,
+        effort: Effort,
+    ) -> Result<(Option<RecordBatch>, Held), Error> {
+        let begun = self.parts.begun(engine, planned, ready, effort).await?;
+        let Begun { plan, turn, cancel, .. } = &*begun;
         run.attempt(turn.attempt.clone());
-        let of = claimed.lock().len();
+        let of = self.parts.claimed.lock().len();
         let partitions = (0..plan.output_partitioning().partition_count()).filter(|p| p % of == self.index);
         let streams: Result<Vec<_>, DataFusionError> =
             partitions.map(|partition| plan.execute(partition, Arc::clone(&turn.context))).collect();
-        let merged = RecordBatchStreamAdapter::new(plan.schema(), stream::select_all(streams?));
-        Ok(Box::pin(Held { batches: Box::pin(merged), turn: Arc::clone(turn) }))
+        let merged = streams
+            .map(|streams| Box::pin(RecordBatchStreamAdapter::new(plan.schema(), stream::select_all(streams))) as _);
+        first_of(merged, Arc::clone(turn), cancel, run).await
     }
 }
 

@@ -249,8 +249,9 @@ impl Run {
         *self.trial.lock() = None;
     }
 
-    /// Another attempt follows the one that was ended: why that was has nothing to do with how this one ends.
-    pub(crate) fn begins_anew(&self) {
+    /// Another attempt follows the one that came to `error`: why that was has nothing to do with how this one ends.
+    pub(crate) fn begins_anew(&self, error: &Error) {
+        info!(query_id = %self.id, %error, "out of memory; trying once more with less at a time");
         *self.why.lock() = None;
     }
 

@@ -181,6 +181,46 @@ async fn parts_of_joins_come_one_after_the_other() {
     }
 }
 
+/// A join that nobody can tell the size of beforehand, and that has a build side of some 50 MB.
+const SURPRISE: &str = "SELECT a.v, length(a.text) \
+    FROM (SELECT value AS v, repeat('x', 400) || value AS text FROM generate_series(100001, 200000)) AS a \
+    JOIN generate_series(100001, 400000) AS b ON a.v = b.value";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_that_were_refused_memory_are_tried_once_more_together() {
+    let config = Config {
+        memory_limit: Some(ByteSize::mib(32)),
+        target_partitions: "2".parse().unwrap(),
+        max_concurrent_queries: 1,
+        ..Config::default()
+    };
+    let fixture = Fixture::new(config).await;
+    let session = fixture.session("ann");
+    let at_once = async || {
+        let planned = split(&fixture, &session, SURPRISE, 2).await;
+        let streams = [0, 1].map(|index| fetch(&fixture, &session, &planned, index, None).unwrap());
+        let usages = streams.each_ref().map(QueryStream::usage);
+        let counts = futures::future::try_join_all(streams.map(rows)).await.unwrap();
+        (counts, usages.map(|usage| usage.report().attempts))
+    };
+    let in_turn = async || {
+        let planned = split(&fixture, &session, SURPRISE, 2).await;
+        let (mut counts, mut attempts) = (Vec::new(), [0, 0]);
+        for index in [1, 0] {
+            let stream = fetch(&fixture, &session, &planned, index, None).unwrap();
+            let usage = stream.usage();
+            counts.push(rows(stream).await.unwrap());
+            attempts[index as usize] = usage.report().attempts;
+        }
+        (counts, attempts)
+    };
+    for (counts, attempts) in [at_once().await, in_turn().await] {
+        assert_eq!(counts.iter().sum::<usize>(), 100_000);
+        assert!(attempts.contains(&2) && attempts.iter().all(|attempts| *attempts <= 2), "{attempts:?}");
+    }
+    released(&fixture.engine).await;
+}
+
 /// Part of the budget like a cache, it sees whether the parts of a query are locked when somebody looks for room.
 #[derive(Debug)]
 struct Looks {
