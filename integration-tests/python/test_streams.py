@@ -22,6 +22,8 @@ from conftest import record
 MIB = 1 << 20
 ROWS = 1_000_000
 READERS = 100
+# Readers that all take what they can.
+FELLOWS = 6
 # What may wait for one of them: in the engine, with HTTP/2, and a message that is made beside one that is on its way.
 STREAM_BUFFER, SEND_BUFFER, MESSAGE = MIB, MIB // 2, 2 * MIB
 # What a hundred connections and queries take beside.
@@ -143,6 +145,33 @@ def test_a_hundred_readers_of_any_pace_disturb_nobody(tmp_path):
         # The machine is busy with a hundred readers, in this process; a queue behind them would be all of their time.
         assert sorted(waits)[len(waits) // 2] < 2, waits
         assert server.idle()
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("connections", [1, FELLOWS])
+def test_readers_of_one_pace_come_along_together(tmp_path, connections):
+    """Whoever comes first does not have all of the way to the clients, nor do those that came before keep out who comes last."""
+    (tmp_path / "data").mkdir()
+    read = [0] * FELLOWS
+    begin, first_is_done = threading.Barrier(FELLOWS), threading.Event()
+
+    def reader(client, number):
+        info = client.get_flight_info(fsql.statement("SELECT value FROM generate_series(1, 20000000)"))
+        begin.wait(60)
+        for chunk in client.do_get(info.endpoints[0].ticket):
+            if first_is_done.is_set():
+                return
+            read[number] += chunk.data.num_rows
+        first_is_done.set()
+
+    settings = [f"engine.max_concurrent_queries={FELLOWS}"]
+    with harness.serve(tmp_path / "data", settings=settings, log=tmp_path / "log") as server, contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(flight.FlightClient(server.uri)) for _ in range(connections)]
+        pool = stack.enter_context(concurrent.futures.ThreadPoolExecutor(FELLOWS))
+        for done in [pool.submit(reader, clients[number % connections], number) for number in range(FELLOWS)]:
+            done.result(100)
+    record(f"readers_of_one_pace_{connections}", shares=[round(rows / max(read), 2) for rows in sorted(read)])
+    assert min(read) > max(read) / 4, read
 
 
 @pytest.mark.timeout(120)
