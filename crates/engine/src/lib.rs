@@ -31,6 +31,7 @@
 //! | `memory` | one budget for all queries, and what each uses of it |
 //! | `spill` | where queries spill, how much they may, and what is checked when it is read |
 //! | `options` | DataFusion's options in the config: passed on, or refused with what to use instead |
+//! | `not_in` | `NOT IN` of a subquery, as SQL means it |
 //! | `names` | pinned tables as the catalog DataFusion plans against |
 
 mod admission;
@@ -51,6 +52,7 @@ mod kept;
 mod launch;
 mod memory;
 mod names;
+mod not_in;
 mod options;
 mod params;
 mod parts;

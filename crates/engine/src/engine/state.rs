@@ -23,6 +23,7 @@ use crate::footprint::Shape;
 use crate::growing;
 use crate::launch::Effort;
 use crate::memory::QueryMemory;
+use crate::not_in;
 use crate::settings::Settings;
 
 /// A plan is made for one part in this many of what its query may hold at most, however little is free.
@@ -41,6 +42,7 @@ pub(super) fn template(config: &Config, catalog: &Catalog) -> Result<SessionStat
         .with_config(session_config(config)?)
         .with_runtime_env(runtime_env(catalog)?)
         .with_default_features()
+        .with_optimizer_rules(not_in::rules())
         .with_physical_optimizer_rules(fit::rules())
         .build();
     follow_config(&mut template);

@@ -6,45 +6,20 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{Column, Result};
 use datafusion::functions_aggregate::count::Count;
 use datafusion::functions_aggregate::expr_fn::count;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder};
-use datafusion::optimizer::optimize_projections::OptimizeProjections;
-use datafusion::optimizer::{Optimizer, OptimizerContext};
 
-/// An optimized plan that counts distinct values in aggregates that spill.
-pub(crate) fn careful_logical(plan: LogicalPlan) -> Result<LogicalPlan> {
-    let apart = plan.transform_up_with_subqueries(|node| match node {
-        LogicalPlan::Aggregate(aggregate) if is_taken_apart(&aggregate)? => {
-            Ok(Transformed::yes(take_apart(aggregate)?))
-        }
-        node => Ok(Transformed::no(node)),
-    })?;
-    if !apart.transformed {
-        return Ok(apart.data);
-    }
-    // Each reads its own columns only.
-    let narrow = Optimizer::with_rules(vec![Arc::new(OptimizeProjections::new())]);
-    narrow.optimize(apart.data, &OptimizerContext::new(), |_, _| {})
-}
+use super::careful::is_steady;
 
-/// Its input must give the same rows each time.
-fn is_taken_apart(aggregate: &Aggregate) -> Result<bool> {
+/// Whether `aggregate` is better taken apart. Its input must give the same rows each time.
+pub(super) fn is_taken_apart(aggregate: &Aggregate) -> Result<bool> {
     let counted = aggregate.aggr_expr.iter().filter(|function| distinct_count(function).is_some()).count();
     if !aggregate.group_expr.is_empty() || counted < 2 || !aggregate.aggr_expr.iter().all(is_known) {
         return Ok(false);
     }
-    let mut steady = true;
-    aggregate.input.apply_with_subqueries(|node| {
-        steady &= !matches!(node, LogicalPlan::Limit(_));
-        node.apply_expressions(|expression| {
-            steady &= !expression.is_volatile();
-            Ok(TreeNodeRecursion::Continue)
-        })
-    })?;
-    Ok(steady && !aggregate.aggr_expr.iter().any(Expr::is_volatile))
+    Ok(is_steady(&aggregate.input)? && !aggregate.aggr_expr.iter().any(Expr::is_volatile))
 }
 
 /// What is counted, if `function` is a plain distinct count.
@@ -68,7 +43,8 @@ fn unaliased(mut expression: &Expr) -> &Expr {
     expression
 }
 
-fn take_apart(aggregate: Aggregate) -> Result<LogicalPlan> {
+/// One aggregate for each of its distinct counts, and one for the rest.
+pub(super) fn take_apart(aggregate: Aggregate) -> Result<LogicalPlan> {
     let Aggregate { input, aggr_expr, schema, .. } = aggregate;
     let (counts, others): (Vec<_>, Vec<_>) =
         aggr_expr.into_iter().zip(schema.iter()).partition(|(function, _)| distinct_count(function).is_some());
@@ -93,28 +69,7 @@ fn take_apart(aggregate: Aggregate) -> Result<LogicalPlan> {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::util::pretty::pretty_format_batches;
-    use datafusion::execution::memory_pool::FairSpillPool;
-    use datafusion::execution::runtime_env::RuntimeEnvBuilder;
-    use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-
-    use super::*;
-
-    async fn answer(limit: usize, careful: bool, sql: &str) -> Result<String> {
-        let pool = Arc::new(FairSpillPool::new(limit));
-        let mut config = SessionConfig::new().with_target_partitions(1).with_batch_size(1024);
-        config.options_mut().execution.sort_spill_reservation_bytes = 64 << 10;
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
-        let context = SessionContext::new_with_config_rt(config, runtime);
-        let mut plan = context.sql(sql).await?.into_optimized_plan()?;
-        let schema = Arc::clone(plan.schema());
-        if careful {
-            plan = careful_logical(plan)?;
-            assert_eq!(plan.schema().as_arrow(), schema.as_arrow());
-        }
-        let batches = DataFrame::new(context.state(), plan).collect().await?;
-        Ok(pretty_format_batches(&batches)?.to_string())
-    }
+    use super::super::testing::attempt;
 
     #[tokio::test]
     async fn distinct_counts_of_a_whole_table_spill() {
@@ -123,22 +78,9 @@ mod tests {
             "SELECT 1 + count(DISTINCT v) AS a, count(DISTINCT t), sum(v), count(DISTINCT nullif(v % 9, 3)),
              count(DISTINCT v) FILTER (WHERE v < 50) FROM {table}"
         );
-        let expected = answer(1 << 30, false, &sql).await.expect("there is room");
+        let expected = attempt(1 << 30, false, &sql).await.expect("there is room");
         let little = 8 << 20;
-        assert!(answer(little, false, &sql).await.is_err(), "then this module is not needed");
-        assert_eq!(answer(little, true, &sql).await.expect("it spills"), expected);
-    }
-
-    #[tokio::test]
-    async fn an_input_that_may_change_is_read_once() {
-        for input in [
-            "(SELECT value AS v, random() AS r FROM range(9))",
-            "(SELECT value AS v, value AS r FROM range(9) LIMIT 3)",
-        ] {
-            let context = SessionContext::new();
-            let plan = context.sql(&format!("SELECT count(DISTINCT v), count(DISTINCT r) FROM {input}")).await;
-            let plan = plan.and_then(DataFrame::into_optimized_plan).expect("a plan");
-            assert_eq!(careful_logical(plan.clone()).expect("a plan"), plan);
-        }
+        assert!(attempt(little, false, &sql).await.is_err(), "then this module is not needed");
+        assert_eq!(attempt(little, true, &sql).await.expect("it spills"), expected);
     }
 }

@@ -11,17 +11,21 @@
 //! | `compact` | slices of large batches are copied before they are kept |
 //! | `collected` | ordered collections take their values from a sort |
 //! | `distinct` | distinct counts reserve what they hold, and give it back when they spill |
+//! | `careful` | what a careful attempt changes before operators are chosen |
 //! | `apart` | distinct counts of a whole table, one after the other |
+//! | `not_in` | `NOT IN` as a join that spills, and a look at NULLs |
 //! | `counted` | the distinct values of all groups in one table |
 //! | `slices` | large aggregates sort what they spill a slice at a time |
 
 mod apart;
+mod careful;
 mod collected;
 mod compact;
 mod counted;
 mod distinct;
 mod joins;
 mod kept;
+mod not_in;
 mod running;
 mod size;
 mod slices;
@@ -35,7 +39,7 @@ use std::sync::Arc;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_optimizer::optimizer::PhysicalOptimizer;
 
-pub(crate) use apart::careful_logical;
+pub(crate) use careful::{careful_logical, is_steady};
 pub(crate) use compact::{compact, copy};
 pub(crate) use running::RunningWindowExec;
 pub(crate) use slices::SlicesExec;

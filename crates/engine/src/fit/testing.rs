@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use datafusion::arrow::array::{ArrayRef, Int64Array, RecordBatch, StringViewArray};
 use datafusion::arrow::util::pretty::pretty_format_batches;
+use datafusion::common::Result;
 use datafusion::datasource::MemTable;
-use datafusion::execution::memory_pool::MemoryPool;
+use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::physical_plan::{collect, displayable};
-use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
 
-use super::{Fit, rules};
+use super::{Fit, careful_logical, rules};
 
 /// Bytes a sort sets aside for its merge: little, so that tests can spill with little.
 const SORT_RESERVATION: usize = 64 << 10;
@@ -38,6 +39,21 @@ pub(super) fn context(
         .with_default_features()
         .with_physical_optimizer_rules(rules());
     SessionContext::new_with_state(state.build())
+}
+
+/// The answer to `sql` within `limit` bytes, of a plan that is careful or as it comes.
+pub(super) async fn attempt(limit: usize, careful: bool, sql: &str) -> Result<String> {
+    let pool = Arc::new(FairSpillPool::new(limit));
+    let fit = careful.then_some(Fit { room: limit, careful });
+    let context = context(if careful { 1 } else { 2 }, 1024, fit, Some(pool));
+    let mut plan = context.sql(sql).await?.into_optimized_plan()?;
+    let schema = Arc::clone(plan.schema());
+    if careful {
+        plan = careful_logical(plan)?;
+        assert_eq!(plan.schema().as_arrow(), schema.as_arrow());
+    }
+    let batches = DataFrame::new(context.state(), plan).collect().await?;
+    Ok(pretty_format_batches(&batches)?.to_string())
 }
 
 /// Asks for window functions over columns `v`, `k` and `t` of tables whose partitions by `k` are short, long, and as long as a
