@@ -49,6 +49,18 @@ pub(crate) enum Effort {
     InParts,
     /// With as little as it can do with, of as much as there is.
     Careful,
+    /// The same for a result that is fetched in parts.
+    CarefulInParts,
+}
+
+impl Effort {
+    pub(crate) fn is_careful(self) -> bool {
+        matches!(self, Self::Careful | Self::CarefulInParts)
+    }
+
+    pub(crate) fn is_in_parts(self) -> bool {
+        matches!(self, Self::InParts | Self::CarefulInParts)
+    }
 }
 
 /// A physical plan, and what it will need.
@@ -187,13 +199,12 @@ pub(crate) async fn fit(
     effort: Effort,
 ) -> Result<Fitted, Error> {
     let settings = &planned.settings;
-    let (plan, size) = match effort {
-        Effort::Usual | Effort::InParts => (Cow::Borrowed(&ready.plan), ready.size),
-        Effort::Careful => {
-            let plan = careful_logical(ready.plan.clone())?;
-            let size = footprint::scan_size(&plan)?;
-            (Cow::Owned(plan), size)
-        }
+    let (plan, size) = if effort.is_careful() {
+        let plan = careful_logical(ready.plan.clone())?;
+        let size = footprint::scan_size(&plan)?;
+        (Cow::Owned(plan), size)
+    } else {
+        (Cow::Borrowed(&ready.plan), ready.size)
     };
     let wanted = match settings.target_partitions {
         Partitions::Count(count) => count,
@@ -204,12 +215,11 @@ pub(crate) async fn fit(
     let batch_size = size.batch_rows(settings.batch_size).min(most);
     let cancel = cancel.child_token();
     let mut shapes = footprint::ladder(Shape { partitions: wanted, batch_size });
-    let mut shape = match effort {
-        Effort::Usual | Effort::InParts => shapes.next(),
-        Effort::Careful => {
-            let careful = |last: Shape| Shape { batch_size: last.batch_size.min(CAREFUL_BATCH_ROWS), ..last };
-            shapes.by_ref().last().map(careful)
-        }
+    let mut shape = if effort.is_careful() {
+        let careful = |last: Shape| Shape { batch_size: last.batch_size.min(CAREFUL_BATCH_ROWS), ..last };
+        shapes.by_ref().last().map(careful)
+    } else {
+        shapes.next()
     }
     .expect("a ladder has a step");
     let fitted = |plan, config, footprint, shape| {
@@ -251,7 +261,7 @@ pub(crate) async fn fit(
 /// A light query waits for no heavy one, and what it leaves for its client is not granted to it. While clients that take
 /// nothing leave much, one that would leave more has to be granted it. What did not go with little has much.
 fn lane_of(footprint: &Footprint, effort: Effort, memory: &Memory) -> Lane {
-    let is_light = footprint.is_light && effort != Effort::Careful;
+    let is_light = footprint.is_light && !effort.is_careful();
     if is_light && footprint.answer <= memory.answer_max() { Lane::Light } else { Lane::Heavy }
 }
 
@@ -274,10 +284,8 @@ impl Fitted {
         let shared = engine.memory().clone();
         let limits = engine.limits(&planned.principal);
         let limit = planned.settings.query_memory_limit.min(shared.limit());
-        let grant = match self.effort {
-            Effort::Usual | Effort::InParts => self.needs(),
-            Effort::Careful => self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0),
-        };
+        let careful = self.effort.is_careful();
+        let grant = if careful { self.needs().max(limit / CAREFUL_SHARE.1 * CAREFUL_SHARE.0) } else { self.needs() };
         let lane = self.lane;
         let claim = Claim {
             principal: planned.principal.clone(),
@@ -295,18 +303,15 @@ impl Fitted {
         let uncounted = MemoryConsumer::new("Uncounted").register(&pool);
         if counts_all {
             // A query that may have less than that must still be able to do something.
-            let most = limit / if self.effort == Effort::Careful { 4 } else { 2 };
+            let most = limit / if careful { 4 } else { 2 };
             uncounted.try_grow(usize::try_from(self.footprint.unaccounted.min(most)).unwrap_or(usize::MAX))?;
         }
         let spill = engine.spill().query(planned.id, &self.cancel);
         let figures = Arc::clone(memory.figures());
         let room = memory.room();
         let most = engine.config().merge_fan_in_max();
-        let most = match self.effort {
-            Effort::Usual | Effort::InParts => most,
-            // More passes, and less memory for each.
-            Effort::Careful => most.min(CAREFUL_FAN_IN),
-        };
+        // More passes, and less memory for each.
+        let most = if careful { most.min(CAREFUL_FAN_IN) } else { most };
         let fan_in = self.footprint.merge_fan_in(room, most);
         let sort_reservation = self.footprint.sort_reservation(room);
         let spills = spill.disk_manager().with_max_spill_merge_fan_in(fan_in);

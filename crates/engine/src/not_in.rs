@@ -9,11 +9,11 @@
 
 use std::sync::Arc;
 
-use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, ExprSchema, Result, Spans};
 use datafusion::logical_expr::expr::{Exists, InSubquery};
 use datafusion::logical_expr::{
-    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
+    BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
 };
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
@@ -71,14 +71,21 @@ fn not_in(test: InSubquery, schema: &DFSchema, is_alone: bool) -> Result<Transfo
     if !can_be_null || test.expr.contains_outer() || test.expr.is_volatile() {
         return Ok(Transformed::no(Expr::InSubquery(test)));
     }
-    if !test.subquery.outer_ref_columns.is_empty() {
+    if !inner.all_out_ref_exprs().is_empty() {
+        if !may_be_filtered(inner) || has_column_of(inner, &test.expr)? {
+            return Ok(Transformed::no(Expr::InSubquery(test)));
+        }
         let key = as_outer(test.expr.as_ref().clone(), schema)?;
         let is_equal = value.clone().eq(key.clone());
         let rows = LogicalPlanBuilder::from(inner.as_ref().clone());
         let rows = rows.filter(is_equal.or(key.is_null()).or(value.is_null()))?.build()?;
         return Ok(Transformed::yes(none(rows)?));
     }
-    if is_alone && !test.expr.column_refs().is_empty() || !is_steady(inner)? {
+    // It looks whether columns can be NULL, not whether what is made of them can.
+    let columns = test.expr.column_refs();
+    let has_join =
+        value.nullable(inner.schema())? || columns.iter().any(|column| schema.nullable(column).unwrap_or(true));
+    if is_alone && !columns.is_empty() && has_join || !is_steady(inner)? {
         return Ok(Transformed::no(Expr::InSubquery(test)));
     }
     let one = |rows: LogicalPlanBuilder| none(rows.limit(0, Some(1))?.build()?);
@@ -87,6 +94,29 @@ fn not_in(test: InSubquery, schema: &DFSchema, is_alone: bool) -> Result<Transfo
     let has_no_null = one(rows().filter(value.is_null())?)?;
     let key = test.expr.as_ref().clone();
     Ok(Transformed::yes(is_empty.or(has_no_null.and(key.is_not_null()).and(Expr::InSubquery(test)))))
+}
+
+/// Whether a filter above `plan` asks for the same as one beside the references that it has to rows outside.
+fn may_be_filtered(plan: &LogicalPlan) -> bool {
+    let passes = matches!(
+        plan,
+        LogicalPlan::Filter(_)
+            | LogicalPlan::Projection(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Distinct(Distinct::All(_))
+    );
+    plan.all_out_ref_exprs().is_empty() || passes && plan.inputs().into_iter().all(may_be_filtered)
+}
+
+/// Whether something in `plan` is called as a column of `key` is. DataFusion would take one for the other.
+fn has_column_of(plan: &LogicalPlan, key: &Expr) -> Result<bool> {
+    let columns = key.column_refs();
+    let mut found = false;
+    plan.apply_with_subqueries(|node| {
+        found |= columns.iter().any(|column| node.schema().has_column(column));
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    Ok(found)
 }
 
 /// Whether there are no `rows`.

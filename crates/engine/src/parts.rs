@@ -58,7 +58,7 @@ struct Begun {
 struct Progress {
     /// How they are tried now.
     effort: Effort,
-    /// Somebody was given rows, or told that there are none: too late for another attempt.
+    /// A stream has given rows, or ended: too late for another attempt, which might give its rows to others.
     has_shown: bool,
 }
 
@@ -130,7 +130,7 @@ impl Parts {
         }
         let fitted = fit(engine, planned, ready, &self.end.cancel, effort).await?;
         let turn = fitted.turn(engine, planned).await?;
-        if effort == Effort::Careful || !engine.memory().counts_all() {
+        if effort.is_careful() || !engine.memory().counts_all() {
             turn.set_final();
         }
         let new = Arc::new(Begun { plan: fitted.plan, turn, effort, cancel: fitted.cancel });
@@ -150,7 +150,7 @@ impl Parts {
     fn begin_anew(&self, effort: Effort, refused: bool) -> bool {
         let mut progress = self.progress.lock();
         if refused && !progress.has_shown {
-            progress.effort = Effort::Careful;
+            progress.effort = Effort::CarefulInParts;
         }
         progress.effort != effort
     }
@@ -188,6 +188,13 @@ pub(crate) fn claim(planned: &Planned, index: u32) -> Result<Claimed, Error> {
         slot.take();
     }
     Ok(Claimed { parts, index, is_first })
+}
+
+impl Drop for Claimed {
+    /// Its stream has begun to give, or failed, or its client has gone.
+    fn drop(&mut self) {
+        self.parts.progress.lock().has_shown = true;
+    }
 }
 
 impl Claimed {
@@ -237,6 +244,10 @@ impl Claimed {
         let begun = self.parts.begun(engine, planned, ready, effort).await?;
         let Begun { plan, turn, cancel, .. } = &*begun;
         run.attempt(turn.attempt.clone());
+        if plan.output_partitioning().partition_count() == 1 && self.index == 0 {
+            // Nobody else has rows to wait for.
+            run.has_turn(turn);
+        }
         let of = self.parts.claimed.lock().len();
         let partitions = (0..plan.output_partitioning().partition_count()).filter(|p| p % of == self.index);
         let streams: Result<Vec<_>, DataFusionError> =

@@ -252,7 +252,10 @@ impl Run {
     /// Another attempt follows the one that came to `error`: why that was has nothing to do with how this one ends.
     pub(crate) fn begins_anew(&self, error: &Error) {
         info!(query_id = %self.id, %error, "out of memory; trying once more with less at a time");
-        *self.why.lock() = None;
+        // What ends all streams of a result stays said to all.
+        if self.shared.is_none() {
+            *self.why.lock() = None;
+        }
     }
 
     /// Why it, or its attempt, was cancelled.

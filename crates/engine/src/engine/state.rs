@@ -78,11 +78,8 @@ impl Engine {
             return None;
         }
         let most = self.query_limit(settings);
-        let room = match effort {
-            // What others hold now may be free in a moment.
-            Effort::Usual | Effort::InParts => most.min(self.memory.free()).max(most / ROOM_MIN),
-            Effort::Careful => most,
-        };
+        // What others hold now may be free in a moment.
+        let room = if effort.is_careful() { most } else { most.min(self.memory.free()).max(most / ROOM_MIN) };
         Some(usize::try_from(room).unwrap_or(usize::MAX))
     }
 
@@ -99,11 +96,11 @@ impl Engine {
         options.execution.target_partitions = shape.partitions;
         options.execution.planning_concurrency = shape.partitions;
         options.execution.batch_size = batch_size(shape.batch_size);
-        if effort == Effort::InParts {
+        if effort.is_in_parts() {
             // The filter is of the build sides of all partitions, and the first row of any waits for it.
             options.optimizer.enable_join_dynamic_filter_pushdown = false;
         }
-        let careful = effort == Effort::Careful;
+        let careful = effort.is_careful();
         if careful {
             // The build side of a hash join cannot be spilled; what is sorted for a merge join can.
             options.optimizer.prefer_hash_join = false;

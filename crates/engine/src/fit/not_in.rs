@@ -20,9 +20,9 @@ const VALUES: &str = "not_in_values";
 
 /// Whether `join` is such a one, of a single value. Its right side must give the same rows each time.
 pub(super) fn is_taken_apart(join: &Join) -> Result<bool> {
-    let [(_, value)] = join.on.as_slice() else { return Ok(false) };
+    let [(key, value)] = join.on.as_slice() else { return Ok(false) };
     let is_not_in = join.null_aware && join.join_type == JoinType::LeftAnti && join.filter.is_none();
-    Ok(is_not_in && !value.is_volatile() && is_steady(&join.right)?)
+    Ok(is_not_in && !key.is_volatile() && !value.is_volatile() && is_steady(&join.right)?)
 }
 
 /// An anti join beside a count of its right side, and a filter.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::*;
+use crate::ErrorKind;
 use crate::engine::CancelOutcome;
 use crate::memory::{Reclaim, shed_text};
 use crate::parts;
@@ -218,6 +219,20 @@ async fn parts_that_were_refused_memory_are_tried_once_more_together() {
         assert_eq!(counts.iter().sum::<usize>(), 100_000);
         assert!(attempts.contains(&2) && attempts.iter().all(|attempts| *attempts <= 2), "{attempts:?}");
     }
+    released(&fixture.engine).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_do_not_begin_anew_once_one_of_them_has_gone() {
+    let config =
+        Config { memory_limit: Some(ByteSize::mib(32)), target_partitions: "2".parse().unwrap(), ..Config::default() };
+    let fixture = Fixture::new(config).await;
+    let session = fixture.session("ann");
+    let planned = split(&fixture, &session, SURPRISE, 2).await;
+    drop(fetch(&fixture, &session, &planned, 0, None).unwrap());
+    until(|| fixture.engine.running() == 0).await;
+    let error = rows(fetch(&fixture, &session, &planned, 1, None).unwrap()).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Exhausted, "its rows would go with the part that is gone: {error}");
     released(&fixture.engine).await;
 }
 
