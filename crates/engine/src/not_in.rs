@@ -6,14 +6,18 @@
 //!
 //! - with a reference to the row: there is no row inside that is equal, or that cannot be compared;
 //! - without: the subquery is empty, or it has no NULL, the value is none, and it was not found.
+//!
+//! Where that cannot be said in place, the statement is refused.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::common::{Column, DFSchema, ExprSchema, Result, Spans};
+use datafusion::common::{Column, DFSchema, ExprSchema, Result, Spans, not_impl_err};
 use datafusion::logical_expr::expr::{Exists, InSubquery};
+use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{
-    BinaryExpr, Distinct, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
+    BinaryExpr, Expr, ExprSchemable, Filter, LogicalPlan, LogicalPlanBuilder, Operator, Subquery,
 };
 use datafusion::optimizer::optimizer::ApplyOrder;
 use datafusion::optimizer::{Optimizer, OptimizerConfig, OptimizerRule};
@@ -72,8 +76,11 @@ fn not_in(test: InSubquery, schema: &DFSchema, is_alone: bool) -> Result<Transfo
         return Ok(Transformed::no(Expr::InSubquery(test)));
     }
     if !inner.all_out_ref_exprs().is_empty() {
-        if !may_be_filtered(inner) || has_column_of(inner, &test.expr)? {
-            return Ok(Transformed::no(Expr::InSubquery(test)));
+        if !may_be_filtered(inner) || mistakes_columns(inner, &test.expr)? {
+            return not_impl_err!(
+                "NOT IN of a subquery that refers to the row outside, where NULL may occur, and that has an aggregate, a \
+                 window, LIMIT or UNION, or columns of one name; NOT EXISTS says it, too"
+            );
         }
         let key = as_outer(test.expr.as_ref().clone(), schema)?;
         let is_equal = value.clone().eq(key.clone());
@@ -98,25 +105,28 @@ fn not_in(test: InSubquery, schema: &DFSchema, is_alone: bool) -> Result<Transfo
 
 /// Whether a filter above `plan` asks for the same as one beside the references that it has to rows outside.
 fn may_be_filtered(plan: &LogicalPlan) -> bool {
-    let passes = matches!(
-        plan,
-        LogicalPlan::Filter(_)
-            | LogicalPlan::Projection(_)
-            | LogicalPlan::SubqueryAlias(_)
-            | LogicalPlan::Distinct(Distinct::All(_))
-    );
+    let passes = match plan {
+        LogicalPlan::Filter(_) | LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => true,
+        // DISTINCT.
+        LogicalPlan::Aggregate(aggregate) => aggregate.aggr_expr.is_empty(),
+        _ => false,
+    };
     plan.all_out_ref_exprs().is_empty() || passes && plan.inputs().into_iter().all(may_be_filtered)
 }
 
-/// Whether something in `plan` is called as a column of `key` is. DataFusion would take one for the other.
-fn has_column_of(plan: &LogicalPlan, key: &Expr) -> Result<bool> {
-    let columns = key.column_refs();
-    let mut found = false;
-    plan.apply_with_subqueries(|node| {
-        found |= columns.iter().any(|column| node.schema().has_column(column));
-        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+/// Whether DataFusion would take a column for another when it makes a join of `plan`: it gives all those that are compared
+/// with rows outside a new qualifier, and what is called like one of them outside as well.
+fn mistakes_columns(plan: &LogicalPlan, key: &Expr) -> Result<bool> {
+    let mut compared = HashSet::from([Column::from(plan.schema().qualified_field(0))]);
+    plan.apply(|node| {
+        if let LogicalPlan::Filter(filter) = node {
+            let outside = split_conjunction(&filter.predicate).into_iter().filter(|part| part.contains_outer());
+            compared.extend(outside.flat_map(|part| part.column_refs().into_iter().cloned()));
+        }
+        Ok(TreeNodeRecursion::Continue)
     })?;
-    Ok(found)
+    let names: HashSet<_> = compared.iter().map(|column| &column.name).collect();
+    Ok(names.len() < compared.len() || key.column_refs().into_iter().any(|column| compared.contains(column)))
 }
 
 /// Whether there are no `rows`.
