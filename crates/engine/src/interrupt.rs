@@ -191,7 +191,7 @@ mod tests {
 
     fn context(careful: bool) -> SessionContext {
         let mut config = SessionConfig::new().with_target_partitions(1);
-        config.options_mut().extensions.insert(Fit { room: 1, careful });
+        config.options_mut().extensions.insert(Fit { room: 1, share: 1, careful });
         let state = SessionStateBuilder::new().with_config(config).with_default_features();
         SessionContext::new_with_state(state.with_physical_optimizer_rules(fit::rules()).build())
     }

@@ -355,7 +355,7 @@ fn answers_are_those_of_datafusion() {
             claim
         };
         let pool = *u.choose(&[1 << 30, 1 << 30, 2 << 20])?;
-        let fit = *u.choose(&[None, Some(Fit { room: 1 << 30, careful: false })])?;
+        let fit = *u.choose(&[None, Some(Fit { room: 1 << 30, share: 1 << 30, careful: false })])?;
         runtime.block_on(async {
             let (expected, _) = rows(&table.context(None, None, 1 << 30), &sql).await.expect("DataFusion answers");
             match rows(&table.context(Some(claim), fit, pool), &sql).await {
@@ -438,9 +438,9 @@ async fn a_plan_stays_as_it_is_where_tables_would_take_too_much() {
     let table = numbers(2, 100_000);
     let sql = "SELECT k, sum(v) FROM t GROUP BY k";
     for (fit, replaced) in [
-        (Fit { room: 16 << 20, careful: false }, true),
-        (Fit { room: 4 << 20, careful: false }, false),
-        (Fit { room: 1 << 30, careful: true }, false),
+        (Fit { room: 16 << 20, share: 16 << 20, careful: false }, true),
+        (Fit { room: 4 << 20, share: 4 << 20, careful: false }, false),
+        (Fit { room: 1 << 30, share: 1 << 30, careful: true }, false),
     ] {
         let context = table.context(Some(Claim::True), Some(fit), 1 << 30);
         let plan = context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans");

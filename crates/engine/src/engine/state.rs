@@ -109,7 +109,7 @@ impl Engine {
             options.execution.sort_in_place_threshold_bytes = 0;
         }
         if let Some(room) = room {
-            options.extensions.insert(Fit { room, careful });
+            options.extensions.insert(Fit { room, share: room / self.running().max(1), careful });
         }
         state
     }

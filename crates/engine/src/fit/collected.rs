@@ -159,7 +159,7 @@ mod tests {
 
     /// The rows, and whether an aggregate of the plan orders its values itself.
     async fn answer(fits: bool, partitions: usize, limit: usize, sql: &str) -> Result<(String, bool)> {
-        let fit = fits.then_some(Fit { room: limit, careful: false });
+        let fit = fits.then_some(Fit { room: limit, share: limit, careful: false });
         let context = context(partitions, 512, fit, Some(Arc::new(GreedyMemoryPool::new(limit))));
         let sql = sql.replace("few", "(SELECT * FROM data WHERE id < 3000)").replace("data", &format!("({DATA})"));
         let plan = context.sql(&sql).await?.create_physical_plan().await?;

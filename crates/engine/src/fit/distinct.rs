@@ -132,7 +132,7 @@ mod tests {
         nullif(value % 3, 0) = 1 AS b, arrow_cast(value % 17, 'Float32') AS g FROM range(60000)";
 
     async fn answer(partitions: usize, limit: usize, fit: Option<bool>, sql: &str) -> Result<(String, usize)> {
-        let fit = fit.map(|careful| Fit { room: limit, careful });
+        let fit = fit.map(|careful| Fit { room: limit, share: limit, careful });
         let context = context(partitions, 1024, fit, Some(Arc::new(GreedyMemoryPool::new(limit))));
         let plan = context.sql(&sql.replace("data", &format!("({DATA})"))).await?.create_physical_plan().await?;
         let batches = datafusion::physical_plan::collect(Arc::clone(&plan), context.task_ctx()).await?;

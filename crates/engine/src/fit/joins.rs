@@ -247,7 +247,7 @@ mod tests {
 
     #[tokio::test]
     async fn merge_joins_give_what_hash_joins_gave() {
-        const CAREFUL: Fit = Fit { room: 1, careful: true };
+        const CAREFUL: Fit = Fit { room: 1, share: 1, careful: true };
         let mut queries = Vec::new();
         for join in [
             "JOIN",
@@ -314,12 +314,12 @@ mod tests {
         let small = 45 * 16 * BUILD_FACTOR;
         for (fit, expected) in [
             (None, (2, 0)),
-            (Some(Fit { room: 1 << 20, careful: false }), (2, 0)),
-            (Some(Fit { room: small, careful: false }), (1, 1)),
-            (Some(Fit { room: small - 1, careful: false }), (0, 2)),
-            (Some(Fit { room: 1 << 20, careful: true }), (1, 1)),
-            (Some(Fit { room: small * CAREFUL_PART, careful: true }), (1, 1)),
-            (Some(Fit { room: (small - 1) * CAREFUL_PART, careful: true }), (0, 2)),
+            (Some(Fit { room: 1 << 20, share: 1 << 20, careful: false }), (2, 0)),
+            (Some(Fit { room: small, share: small, careful: false }), (1, 1)),
+            (Some(Fit { room: small - 1, share: small - 1, careful: false }), (0, 2)),
+            (Some(Fit { room: 1 << 20, share: 1 << 20, careful: true }), (1, 1)),
+            (Some(Fit { room: small * CAREFUL_PART, share: small * CAREFUL_PART, careful: true }), (1, 1)),
+            (Some(Fit { room: (small - 1) * CAREFUL_PART, share: (small - 1) * CAREFUL_PART, careful: true }), (0, 2)),
         ] {
             assert_eq!(joins(fit).await, expected, "{fit:?} {}", plan(&context(2, fit), SQL).await.0);
         }
@@ -327,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn joins_that_a_merge_join_does_not_get_right_stay_hash_joins() {
-        const CAREFUL: Fit = Fit { room: 1, careful: true };
+        const CAREFUL: Fit = Fit { room: 1, share: 1, careful: true };
         let zeros = "SELECT arrow_cast(CASE WHEN v % 2 = 0 THEN '-0.0' ELSE '0.0' END, 'Float64') AS f, v, k FROM a";
         let floats = |table| {
             format!(
@@ -372,7 +372,7 @@ mod tests {
     #[tokio::test]
     async fn not_in_stays_as_it_is() {
         let sql = "SELECT v FROM a WHERE k NOT IN (SELECT k FROM b)";
-        let (shown, rows) = plan(&context(2, Some(Fit { room: 1, careful: true })), sql).await;
+        let (shown, rows) = plan(&context(2, Some(Fit { room: 1, share: 1, careful: true })), sql).await;
         assert!(shown.contains("HashJoinExec"), "{shown}");
         assert_eq!(rows, plan(&context(2, None), sql).await.1);
     }

@@ -53,6 +53,8 @@ use crate::hidden::hidden_option;
 pub(crate) struct Fit {
     /// Bytes the query may hold.
     pub(crate) room: usize,
+    /// What it is likely to hold of them, as many as want some.
+    pub(crate) share: usize,
     /// Trust no estimate: the query has run out of memory before.
     pub(crate) careful: bool,
 }

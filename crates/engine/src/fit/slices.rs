@@ -33,7 +33,8 @@ use futures::{Stream, StreamExt};
 use super::{Fit, size};
 use crate::cooperate::TURN;
 
-/// What a slice may come to before it is sorted: some 50 ms with text for keys.
+/// What a slice may come to before it is sorted: some 50 ms with text for keys. The smaller it is, the less is freed when
+/// it is spilled, and the more runs there are to merge.
 const SLICE_BYTES: usize = 32 << 20;
 
 /// The most slices of a partition. Each is given batches of its own, a part of every batch that is read.
@@ -56,7 +57,7 @@ impl PhysicalOptimizerRule for SliceAggregates {
     fn optimize(&self, plan: Arc<dyn ExecutionPlan>, options: &ConfigOptions) -> Result<Arc<dyn ExecutionPlan>> {
         let Some(fit) = options.extensions.get::<Fit>() else { return Ok(plan) };
         plan.transform_up(|node| {
-            Ok(match self.sliced(&node, fit.room)? {
+            Ok(match self.sliced(&node, fit.share)? {
                 Some(sliced) => Transformed::yes(sliced),
                 None => Transformed::no(node),
             })
@@ -74,8 +75,8 @@ impl PhysicalOptimizerRule for SliceAggregates {
 }
 
 impl SliceAggregates {
-    /// `node` in slices, if it is an aggregate that brings groups together and may hold much of `room` bytes.
-    fn sliced(&self, node: &Arc<dyn ExecutionPlan>, room: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
+    /// `node` in slices, if it is an aggregate that brings groups together and may hold much of `share` bytes.
+    fn sliced(&self, node: &Arc<dyn ExecutionPlan>, share: usize) -> Result<Option<Arc<dyn ExecutionPlan>>> {
         let Some(aggregate) = node.downcast_ref::<AggregateExec>() else { return Ok(None) };
         let is_final = matches!(aggregate.mode(), AggregateMode::FinalPartitioned | AggregateMode::SinglePartitioned);
         let is_sorted = *aggregate.input_order_mode() != InputOrderMode::Linear;
@@ -85,7 +86,7 @@ impl SliceAggregates {
         }
         let Some(exchange) = aggregate.input().downcast_ref::<RepartitionExec>() else { return Ok(None) };
         let Partitioning::Hash(keys, partitions) = exchange.partitioning() else { return Ok(None) };
-        let slices = self.slices(size::likely(aggregate), room, *partitions);
+        let slices = self.slices(size::likely(aggregate), share, *partitions);
         if slices == 1 {
             return Ok(None);
         }
@@ -97,10 +98,10 @@ impl SliceAggregates {
         Ok(Some(Arc::new(SlicesExec::new(aggregate, *partitions))))
     }
 
-    /// Into how many slices to cut each of `partitions` that may hold `room` bytes together, and are thought to come to
+    /// Into how many slices to cut each of `partitions` that may hold `share` bytes together, and are thought to come to
     /// `likely`.
-    fn slices(&self, likely: Option<usize>, room: usize, partitions: usize) -> usize {
-        let each = likely.map_or(room, |likely| likely.min(room)) / partitions.max(1);
+    fn slices(&self, likely: Option<usize>, share: usize, partitions: usize) -> usize {
+        let each = likely.map_or(share, |likely| likely.min(share)) / partitions.max(1);
         (each / self.slice_bytes).clamp(1, SLICES_MAX)
     }
 }
@@ -259,7 +260,7 @@ mod tests {
     async fn sliced(context: &SessionContext, sql: &str) -> (Arc<dyn ExecutionPlan>, String) {
         let plan = context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
         let mut options = ConfigOptions::clone(context.state().config_options());
-        options.extensions.insert(Fit { room: 6, careful: false });
+        options.extensions.insert(Fit { room: 6, share: 6, careful: false });
         let plan = SliceAggregates { slice_bytes: 1 }.optimize(plan, &options).expect("it is rewritten");
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         (plan, shown)

@@ -44,7 +44,7 @@ pub(super) fn context(
 /// The answer to `sql` within `limit` bytes, of a plan that is careful or as it comes.
 pub(super) async fn attempt(limit: usize, careful: bool, sql: &str) -> Result<String> {
     let pool = Arc::new(FairSpillPool::new(limit));
-    let fit = careful.then_some(Fit { room: limit, careful });
+    let fit = careful.then_some(Fit { room: limit, share: limit, careful });
     let context = context(if careful { 1 } else { 2 }, 1024, fit, Some(pool));
     let mut plan = context.sql(sql).await?.into_optimized_plan()?;
     let schema = Arc::clone(plan.schema());

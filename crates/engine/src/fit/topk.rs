@@ -76,7 +76,7 @@ mod tests {
                 (10, 1 << 20, true, "value", true),
                 (10, 1 << 20, true, "concat(value, ' as text') AS value", false),
             ] {
-                let context = context(partitions, 8192, Some(Fit { room, careful }), None);
+                let context = context(partitions, 8192, Some(Fit { room, share: room, careful }), None);
                 let sql = format!(
                     "SELECT value * 7919 % 10007 AS k, {value} FROM range(10000) ORDER BY k, value DESC LIMIT {limit} OFFSET 3"
                 );

@@ -145,7 +145,7 @@ async fn slices_of_an_aggregate_spill_one_after_the_other() {
     let sql = "SELECT a.comment, count(*) FROM wide a JOIN wide b ON a.few = b.few GROUP BY 1";
     let whole = lake.weigh(sql, 2).await;
     let mut state = lake.state(2);
-    let fit = Fit { room: 512 << 20, careful: false };
+    let fit = Fit { room: 512 << 20, share: 512 << 20, careful: false };
     state.config_mut().options_mut().extensions.insert(fit);
     let logical = lake.logical(&mut state, sql).await;
     let plan = state.query_planner().create_physical_plan(&logical, &state).await.expect(sql);
