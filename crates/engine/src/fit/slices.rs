@@ -10,6 +10,7 @@ use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::thread;
 use std::time::Instant;
 
 use datafusion::arrow::array::RecordBatch;
@@ -37,19 +38,22 @@ use crate::cooperate::TURN;
 /// it is spilled, and the more runs there are to merge.
 const SLICE_BYTES: usize = 32 << 20;
 
-/// The most slices of a partition. Each is given batches of its own, a part of every batch that is read.
-const SLICES_MAX: usize = 32;
+/// The most slices of all partitions, for each processor. Each is given batches of its own, a part of every batch that is read.
+const SLICES_MAX: usize = 8;
 
 /// Cuts final aggregates. Without [`Fit`] plans stay as they are.
 #[derive(Debug)]
 pub(super) struct SliceAggregates {
     /// What a slice may come to.
     slice_bytes: usize,
+    /// How many there may be, of all partitions.
+    most: usize,
 }
 
 impl Default for SliceAggregates {
     fn default() -> Self {
-        Self { slice_bytes: SLICE_BYTES }
+        let processors = thread::available_parallelism().map_or(1, usize::from);
+        Self { slice_bytes: SLICE_BYTES, most: SLICES_MAX * processors }
     }
 }
 
@@ -102,7 +106,7 @@ impl SliceAggregates {
     /// `likely`.
     fn slices(&self, likely: Option<usize>, share: usize, partitions: usize) -> usize {
         let each = likely.map_or(share, |likely| likely.min(share)) / partitions.max(1);
-        (each / self.slice_bytes).clamp(1, SLICES_MAX)
+        (each / self.slice_bytes).min(self.most / partitions.max(1)).max(1)
     }
 }
 
@@ -261,7 +265,7 @@ mod tests {
         let plan = context.sql(sql).await.expect("it plans").create_physical_plan().await.expect("it plans");
         let mut options = ConfigOptions::clone(context.state().config_options());
         options.extensions.insert(Fit { room: 6, share: 6, careful: false });
-        let plan = SliceAggregates { slice_bytes: 1 }.optimize(plan, &options).expect("it is rewritten");
+        let plan = SliceAggregates { slice_bytes: 1, most: 6 }.optimize(plan, &options).expect("it is rewritten");
         let shown = displayable(plan.as_ref()).indent(false).to_string();
         (plan, shown)
     }
@@ -315,14 +319,15 @@ mod tests {
 
     #[test]
     fn as_many_slices_as_are_needed() {
-        let rule = SliceAggregates::default();
+        let rule = SliceAggregates { slice_bytes: 32 << 20, most: 16 };
         for (likely, room, partitions, slices) in [
             (None, 512 << 20, 2, 8),
             (None, 64 << 20, 2, 1),
-            (None, 16 << 30, 2, SLICES_MAX),
+            (None, 16 << 30, 2, 8),
+            (None, 16 << 30, 20, 1),
             (Some(1 << 20), 16 << 30, 2, 1),
-            (Some(1 << 30), 16 << 30, 4, 8),
-            (Some(1 << 30), 512 << 20, 4, 4),
+            (Some(1 << 30), 16 << 30, 4, 4),
+            (Some(1 << 30), 256 << 20, 4, 2),
             (Some(0), 0, 0, 1),
         ] {
             assert_eq!(rule.slices(likely, room, partitions), slices, "{likely:?} in {room} by {partitions}");
