@@ -71,8 +71,9 @@ fn spelled_out(expression: Expr, schema: &DFSchema, is_alone: bool) -> Result<Tr
 fn not_in(test: InSubquery, schema: &DFSchema, is_alone: bool) -> Result<Transformed<Expr>> {
     let inner = &test.subquery.subquery;
     let value = Expr::Column(Column::from(inner.schema().qualified_field(0)));
-    let can_be_null = test.expr.nullable(schema)? || value.nullable(inner.schema())?;
-    if !can_be_null || test.expr.contains_outer() || test.expr.is_volatile() {
+    let value_is_nullable = value.nullable(inner.schema())?;
+    let none_is_null = !value_is_nullable && !test.expr.nullable(schema)?;
+    if none_is_null || test.expr.contains_outer() || test.expr.is_volatile() {
         return Ok(Transformed::no(Expr::InSubquery(test)));
     }
     if !inner.all_out_ref_exprs().is_empty() {
@@ -90,8 +91,7 @@ fn not_in(test: InSubquery, schema: &DFSchema, is_alone: bool) -> Result<Transfo
     }
     // It looks whether columns can be NULL, not whether what is made of them can.
     let columns = test.expr.column_refs();
-    let has_join =
-        value.nullable(inner.schema())? || columns.iter().any(|column| schema.nullable(column).unwrap_or(true));
+    let has_join = value_is_nullable || columns.iter().any(|column| schema.nullable(column).unwrap_or(true));
     if is_alone && !columns.is_empty() && has_join || !is_steady(inner)? {
         return Ok(Transformed::no(Expr::InSubquery(test)));
     }

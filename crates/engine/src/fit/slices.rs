@@ -244,21 +244,12 @@ impl RecordBatchStream for Slices {
 
 #[cfg(test)]
 mod tests {
-    use datafusion::arrow::util::pretty::pretty_format_batches;
     use datafusion::execution::memory_pool::{FairSpillPool, MemoryPool};
     use datafusion::physical_plan::{collect, displayable};
     use datafusion::prelude::{SessionConfig, SessionContext};
 
-    use super::super::testing::context;
+    use super::super::testing::{context, sorted};
     use super::*;
-
-    /// Rows in any order.
-    fn sorted(batches: &[RecordBatch]) -> Vec<String> {
-        let text = pretty_format_batches(batches).expect("it prints").to_string();
-        let mut rows: Vec<_> = text.lines().map(str::to_owned).collect();
-        rows.sort_unstable();
-        rows
-    }
 
     /// The plan of `sql` in six slices, and how it is shown.
     async fn sliced(context: &SessionContext, sql: &str) -> (Arc<dyn ExecutionPlan>, String) {

@@ -113,7 +113,8 @@ fn table(sizes: &[usize]) -> Arc<MemTable> {
     Arc::new(MemTable::try_new(batch.schema(), vec![halves.to_vec()]).expect("batches of one schema"))
 }
 
-fn sorted(batches: &[RecordBatch]) -> Vec<String> {
+/// The rows of `batches` as text, in an order that does not depend on theirs.
+pub(super) fn sorted(batches: &[RecordBatch]) -> Vec<String> {
     let text = pretty_format_batches(batches).expect("it prints").to_string();
     let mut rows: Vec<_> = text.lines().filter(|line| line.starts_with('|')).map(str::to_owned).collect();
     rows.sort_unstable();

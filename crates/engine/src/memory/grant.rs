@@ -197,20 +197,19 @@ impl Grant {
     fn set_waiting(&self, waits: bool) {
         let mut state = self.budget.state.lock();
         let mut waiters = self.waiters.lock();
-        match waits {
-            true => waiters.threads += 1,
-            false => waiters.threads -= 1,
-        }
-        match (waits, waiters.threads) {
-            (true, 1) => {
+        if waits {
+            waiters.threads += 1;
+            if waiters.threads == 1 {
                 waiters.held = self.held();
                 state.waiting.push(waiters.held);
             }
-            (false, 0) => {
-                let at = state.waiting.iter().position(|held| *held == waiters.held);
-                at.map(|at| state.waiting.swap_remove(at));
-            }
-            _ => {}
+            return;
+        }
+        waiters.threads -= 1;
+        if waiters.threads == 0
+            && let Some(at) = state.waiting.iter().position(|held| *held == waiters.held)
+        {
+            state.waiting.swap_remove(at);
         }
     }
 
